@@ -1,0 +1,217 @@
+"""The contract: what every array of an observation, action or label means, and a digest of it.
+
+Notable choices
+- One `Feature` per key: dtype, shape, a name per entry, units, range, role. Nothing is bound by position.
+- The digest is the SHA-256 of canonical JSON (sorted keys), so key order and tuple/list spelling do not matter.
+- Ranges of actions are exact. Other ranges are physical limits which a soft simulator overshoots a little: `SLACK`
+  of the span is let through here, and `data check` reports the exact share outside.
+- A feature of shape (1,) also takes a plain scalar (rewards, flags), as LeRobot stores it. Arrays are never cast:
+  float64 where float32 is due, or 0..1 floats where uint8 is due, is an error naming the key.
+Left out: arrays of two or more dimensions that are not images; optional features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from data.errors import DataError
+
+ROLES = ("image", "state", "action", "privileged", "label", "text")
+DTYPES = ("uint8", "float32", "float64", "int64", "bool", "string")
+SLACK = 0.02  # share of the span by which a value that is not an action may leave its range
+Bound = float | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Feature:
+    dtype: str  # one of DTYPES
+    shape: tuple[int, ...]  # (H, W, 3) for images, (n,) for vectors, () for text
+    names: tuple[str, ...] | None = None  # one per entry of a vector
+    unit: str | tuple[str, ...] | None = None  # one for all entries, or one per entry
+    low: Bound = None  # smallest allowed value, for all entries or per entry
+    high: Bound = None
+    role: str = "label"  # one of ROLES
+
+    @staticmethod
+    def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
+        _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
+        feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
+        _check_feature(key, feature)
+        return feature
+
+
+@dataclass(frozen=True)
+class Contract:
+    robot: str
+    fps: int
+    features: dict[str, Feature]
+
+    @staticmethod
+    def from_fields(raw: Mapping[str, Any]) -> Contract:
+        """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
+        _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
+        if not isinstance(raw["fps"], int) or raw["fps"] <= 0:
+            raise DataError(f"contract: fps is {raw['fps']!r}; it must be a whole number above 0")
+        contract = Contract(raw["robot"], raw["fps"], {k: Feature.from_json(k, f) for k, f in raw["features"].items()})
+        cameras = [key.removeprefix("observation.images.") for key in contract.keys("image")]
+        if sorted(raw.get("cameras", cameras)) != sorted(cameras):
+            raise DataError(
+                f"contract: cameras {list(raw['cameras'])} but image features for {cameras}; make them agree"
+            )
+        return contract
+
+    @staticmethod
+    def from_json(text: str) -> Contract:
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"contract: not JSON ({error}); the file is damaged") from None
+        return Contract.from_fields(raw)
+
+    def to_json(self) -> str:
+        """Canonical: equal contracts give equal text."""
+        raw = asdict(self)
+        for feature in raw["features"].values():
+            feature |= {bound: _floats(feature[bound]) for bound in ("low", "high")}  # -1 and -1.0 are the same range
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def keys(self, *roles: str) -> list[str]:
+        """Sorted keys of the features with one of these roles (of all features where no role is given)."""
+        return sorted(key for key, f in self.features.items() if not roles or f.role in roles)
+
+    def only(self, *roles: str) -> Contract:
+        """The part of the contract with these roles, e.g. what a policy needs at run time."""
+        return Contract(self.robot, self.fps, {key: self.features[key] for key in self.keys(*roles)})
+
+    def cameras(self) -> dict[str, str]:
+        """camera name -> key, e.g. front -> observation.images.front."""
+        return {key.rsplit(".", 1)[-1]: key for key in self.keys("image")}
+
+    def check(self, other: Contract, what: str = "contract") -> None:
+        """Raise a DataError naming the first key and field in which `other` differs."""
+        for field in ("robot", "fps"):
+            _same(what, field, getattr(self, field), getattr(other, field))
+        for key in sorted(self.features.keys() | other.features.keys()):
+            if key not in other.features or key not in self.features:
+                here, there = (("missing", "present")[key in c.features] for c in (self, other))
+                raise DataError(f"{what}: {key} is {here} here and {there} there; use data and model of one contract")
+            for f in fields(Feature):
+                _same(what, f"{key}.{f.name}", *(getattr(c.features[key], f.name) for c in (self, other)))
+
+    def check_observation(self, obs: Mapping[str, Any], where: str = "observation") -> None:
+        """Images, state and instruction of one (unbatched) observation: presence, shape, dtype, NaN, range."""
+        for key in self.keys("image", "state"):
+            self.check_value(key, obs, where)
+        if "task" in self.features:
+            self.check_value("task", obs, where)
+
+    def check_action(self, action: Any, where: str = "action") -> None:
+        self.check_value("action", {"action": action}, where)
+
+    def check_value(self, key: str, frame: Mapping[str, Any], where: str) -> Any:
+        """The value of `key` in `frame`, an array of the contract's shape and dtype (text stays str), or DataError."""
+        if key not in frame:
+            raise DataError(f"{where}: {key} is missing; the contract needs {self.keys()}")
+        feature, value = self.features[key], frame[key]
+        if feature.role == "text":
+            if not isinstance(value, str):
+                raise DataError(f"{where}: {key} is {type(value).__name__}; it must be a str")
+            return value
+        return _checked(f"{where}: {key}", feature, value)
+
+
+def entry_name(key: str, feature: Feature, i: int) -> str:
+    """`observation.state[gripper_opening]`: how errors and findings call one entry."""
+    return f"{key}[{feature.names[i] if feature.names else i}]"
+
+
+def _checked(where: str, feature: Feature, value: Any) -> np.ndarray:
+    array = _as_array(feature, value)
+    if array.shape != feature.shape:
+        raise DataError(f"{where} has shape {array.shape}; the contract says {feature.shape}")
+    if array.dtype != np.dtype(feature.dtype):
+        raise DataError(f"{where} has dtype {array.dtype}; the contract says {feature.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        i = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise DataError(f"{where} is {array.flat[i]} at entry {entry_name('', feature, i)}; values must be finite")
+    outside = out_of_range(feature, array, slack=0.0 if feature.role == "action" else SLACK)
+    if outside.any():
+        i = int(np.flatnonzero(outside)[0])
+        raise DataError(
+            f"{where} is {array.flat[i]:.6g} at entry {entry_name('', feature, i)}; "
+            f"the contract's range is [{_at(feature.low, i)}, {_at(feature.high, i)}]"
+        )
+    return array
+
+
+def out_of_range(feature: Feature, array: np.ndarray, slack: float = 0.0) -> np.ndarray:
+    """bool array like `array` (..., n): outside [low, high], give or take slack * (high - low) and float32 rounding."""
+    if feature.low is None and feature.high is None:
+        return np.zeros(array.shape, bool)
+    low = np.asarray(-np.inf if feature.low is None else feature.low, np.float32)
+    high = np.asarray(np.inf if feature.high is None else feature.high, np.float32)
+    span = np.where(np.isfinite(high - low), high - low, 0.0)
+    margin = slack * span + 1e-6
+    return (array < low - margin) | (array > high + margin)
+
+
+def _as_array(feature: Feature, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape == () and feature.shape == (1,):
+        array = array.reshape(1)
+        if np.can_cast(array.dtype, np.dtype(feature.dtype), "same_kind"):
+            array = array.astype(feature.dtype)
+    return array
+
+
+def _at(bound: Bound, i: int) -> float | None:
+    return bound[i] if isinstance(bound, tuple) else bound
+
+
+def _floats(bound: Bound) -> Bound:
+    return tuple(map(float, bound)) if isinstance(bound, tuple) else None if bound is None else float(bound)
+
+
+def _frozen(value: Any) -> Any:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _known(what: str, raw: Any, allowed: set[str], needed: set[str]) -> None:
+    if not isinstance(raw, Mapping):
+        raise DataError(f"{what}: is {type(raw).__name__}; it must be a mapping")
+    if raw.keys() - allowed:
+        raise DataError(f"{what}: unknown keys {sorted(raw.keys() - allowed)}; known are {sorted(allowed)}")
+    if needed - raw.keys():
+        raise DataError(f"{what}: missing keys {sorted(needed - raw.keys())}")
+
+
+def _same(what: str, field: str, here: Any, there: Any) -> None:
+    if here != there:
+        raise DataError(f"{what}: {field} is {here!r} here and {there!r} there; use data and model of one contract")
+
+
+def _check_feature(key: str, f: Feature) -> None:
+    if "/" in key:
+        raise DataError(f"feature {key}: '/' is not allowed in a key")
+    if f.role not in ROLES or f.dtype not in DTYPES:
+        raise DataError(f"feature {key}: role {f.role!r}, dtype {f.dtype!r}; roles are {ROLES}, dtypes are {DTYPES}")
+    if (f.role == "text") != (f.dtype == "string") or (f.role == "image") != (f.dtype == "uint8" and len(f.shape) == 3):
+        raise DataError(f"feature {key}: role {f.role} does not go with dtype {f.dtype} and shape {f.shape}")
+    if len(f.shape) != {"text": 0, "image": 3}.get(f.role, 1):
+        raise DataError(f"feature {key}: shape {f.shape}; text is (), images are (H, W, 3), all else is (n,)")
+    if f.role in ("text", "image"):
+        return
+    for field in ("names", "unit", "low", "high"):
+        value = getattr(f, field)
+        if isinstance(value, tuple) and len(value) != f.shape[0]:
+            raise DataError(f"feature {key}: {len(value)} values in {field} for shape {f.shape}")

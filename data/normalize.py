@@ -1,0 +1,122 @@
+"""Normalizer: checked scaling of vectors, from exact statistics; it lives in the checkpoint as JSON.
+
+Notable choices
+- A missing feature, a wrong dimension, a NaN or a (nearly) constant entry is an error naming the feature and the entry,
+  when the normaliser is made: there is no pass-through and no hidden epsilon.
+- An entry that really is constant needs an explicit `floor` for its feature: the smallest scale, in its own unit.
+- Modes: "mean_std" (x - mean) / std, and "quantile", which maps q01..q99 to -1..1.
+The same two functions serve numpy arrays and torch tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.contract import Contract, entry_name
+from data.errors import DataError
+
+NEARLY = 1e-4  # a scale below this share of max(1, |centre|) counts as constant
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    mode: str  # "mean_std" | "quantile"
+    center: dict[str, tuple[float, ...]]  # per feature, one value per entry
+    scale: dict[str, tuple[float, ...]]
+
+    @staticmethod
+    def fit(
+        stats: Mapping[str, Any],
+        contract: Contract,
+        keys: Sequence[str] = ("observation.state", "action"),
+        mode: str = "mean_std",
+        floor: Mapping[str, float] | None = None,
+    ) -> Normalizer:
+        """`stats` as in meta/stats.json; `floor` {feature: smallest scale} for features with constant entries."""
+        if mode not in ("mean_std", "quantile"):
+            raise DataError(f"normalizer: mode {mode!r}; use mean_std or quantile")
+        center, scale = {}, {}
+        for key in keys:
+            center[key], scale[key] = _fit(stats, contract, key, mode, (floor or {}).get(key))
+        return Normalizer(mode, center, scale)
+
+    def normalize(self, key: str, x: Array) -> Array:
+        """(..., n) in the feature's units -> about unit size"""
+        center, scale = self._of(key, x)
+        return (x - center) / scale
+
+    def denormalize(self, key: str, x: Array) -> Array:
+        center, scale = self._of(key, x)
+        return x * scale + center
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Normalizer:
+        try:
+            raw = json.loads(text)
+            parts = [{key: tuple(map(float, v)) for key, v in raw[name].items()} for name in ("center", "scale")]
+            result = Normalizer(raw["mode"], *parts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"normalizer: damaged ({error!r}); the checkpoint cannot be used") from None
+        for key, scale in result.scale.items():
+            values = (*scale, *result.center.get(key, ()))
+            if len(values) != 2 * len(scale) or not np.isfinite(values).all() or min(scale) <= 0:
+                raise DataError(f"normalizer: {key} has a bad scale or centre; the checkpoint cannot be used")
+        return result
+
+    def _of(self, key: str, x: Array) -> tuple[Array, Array]:
+        if key not in self.scale:
+            raise DataError(f"normalizer: no statistics for {key}; it has {sorted(self.scale)}")
+        if x.shape[-1:] != (len(self.scale[key]),):
+            raise DataError(
+                f"normalizer: {key} has shape {tuple(x.shape)}; its last size must be {len(self.scale[key])}"
+            )
+        pair = (self.center[key], self.scale[key])
+        if isinstance(x, Tensor):
+            return tuple(torch.tensor(v, dtype=x.dtype, device=x.device) for v in pair)  # type: ignore[return-value]
+        return tuple(np.asarray(v, x.dtype) for v in pair)  # type: ignore[return-value]
+
+
+def _fit(
+    stats: Mapping[str, Any], contract: Contract, key: str, mode: str, floor: float | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if key not in stats or key not in contract.features:
+        raise DataError(
+            f"normalizer: {key} is in {'no statistics' if key not in stats else 'no contract'}; recompute them"
+        )
+    feature = contract.features[key]
+    first, second = (
+        _vector(stats, key, name, feature.shape) for name in (("mean", "std") if mode == "mean_std" else ("q01", "q99"))
+    )
+    center, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
+    constant = ~(scale > NEARLY * np.maximum(1.0, np.abs(center)))  # NaN counts
+    bad = constant if floor is None else ~np.isfinite(scale + center)
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"normalizer: {entry_name(key, feature, i)} is constant or not finite "
+            f"(centre {center[i]:.4g}, scale {scale[i]:.4g}); check the data, or give a floor for this feature"
+        )
+    scale = scale if floor is None else np.maximum(scale, floor)
+    if not (scale > 0).all():
+        raise DataError(f"normalizer: floor {floor} for {key} leaves a scale of 0; give a floor above 0")
+    return tuple(center.tolist()), tuple(scale.tolist())
+
+
+def _vector(stats: Mapping[str, Any], key: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in stats[key]:
+        raise DataError(f"normalizer: {key} has no {name}; recompute the statistics")
+    value = np.asarray(stats[key][name], np.float64)
+    if value.shape != shape:
+        raise DataError(f"normalizer: {name} of {key} has shape {value.shape}; the contract says {shape}")
+    return value

@@ -1,0 +1,111 @@
+"""Scripted experts: from the simulator's state to an action and the current subtask in words.
+
+They are reactive: the action is a function of the present state, without timers or hidden phases, so that a policy
+which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
+hand may be low only where it is already well placed.
+Perturbations: now and then a few steps get a random offset. Those steps are marked (`perturbed`), so that training can
+leave them out, but what follows shows how to recover (DART, arXiv 1703.09327, with the noise made visible).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
+
+OPEN, CLOSED = -1.0, 1.0
+BURST_RATE, BURST_STEPS = 0.035, (2, 5)  # chance a step that a perturbation starts; its length
+SPEED = 0.6  # largest |delta position| of an unperturbed action
+GRASPED = 0.66  # the gripper's opening around an object of 4.5 cm, with a margin
+
+
+@dataclass(frozen=True)
+class Move:
+    """What an expert wants now."""
+
+    action: np.ndarray  # (7,)
+    subtask: str
+
+
+class Expert:
+    """Subclasses say what to do in `decide`; this class adds the perturbations."""
+
+    def __init__(self, sim: Simulation, names: tuple[str, ...], seed: int):
+        self.sim, self.names = sim, names
+        self._rng = np.random.default_rng([7, seed])
+        self._burst = 0
+        self._offset = np.zeros(7)
+
+    def act(self) -> tuple[np.ndarray, str, bool]:
+        """-> action float32 (7,), subtask, perturbed."""
+        move = self.decide()
+        if self._burst == 0 and self._rng.random() < BURST_RATE:
+            self._burst = int(self._rng.integers(BURST_STEPS[0], BURST_STEPS[1] + 1))
+            self._offset = np.concatenate([self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]])
+        perturbed = self._burst > 0
+        self._burst -= perturbed
+        action = move.action + self._offset * perturbed
+        return np.clip(action, -1, 1).astype(np.float32), move.subtask, bool(perturbed)
+
+    def decide(self) -> Move:
+        raise NotImplementedError
+
+    # -- building blocks -------------------------------------------------------------------------------------------
+    def toward(self, target: np.ndarray, gripper: float, subtask: str, yaw: float | None = None) -> Move:
+        """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: turn the finger stroke to this angle."""
+        step = (target - self.sim.pinch) / POSITION_SCALE
+        step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
+        turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)
+        return Move(np.concatenate([step, [0, 0, turn, gripper]]), subtask)
+
+    def yaw_error(self, yaw: float) -> float:
+        """Smallest turn [rad] of the hand to a cube's yaw: faces repeat every 90 degrees."""
+        stroke = self.sim.rotation[:, 1]
+        error = yaw - np.arctan2(stroke[1], stroke[0])
+        return float((error + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+
+    def funnel(self, target: np.ndarray, clearance: float = 0.09, radius: float = 0.007, slope: float = 5.0) -> np.ndarray:
+        """`target`, raised by how far the hand is from being above it (at most `clearance`)."""
+        aside = float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
+        return target + [0, 0, min(clearance, max(0.0, (aside - radius) * slope))]
+
+    def aside(self, target: np.ndarray) -> float:
+        return float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
+
+
+class GraspExpert(Expert):
+    """Shared by tasks that take object 0 somewhere."""
+
+    lift_height = 0.14  # pinch height while carrying [m]
+
+    def holds(self) -> bool:
+        offset = self.sim.object(0) - self.sim.pinch
+        return bool(np.linalg.norm(offset) < 0.022 and self.sim.opening < GRASPED)
+
+    def grasp(self) -> Move:
+        """Above it, down to it, close. Only a cube's yaw matters."""
+        name, target = self.names[0], self.sim.object(0).copy()
+        yaw = self.sim.object_yaw(0) if self.sim.shape_of[0] == "cube" else None
+        target[2] = max(0.018, target[2])
+        place = self.funnel(target)
+        crooked = yaw is not None and abs(self.yaw_error(yaw)) > 0.15
+        if crooked:
+            place[2] = max(place[2], target[2] + 0.06)
+        if self.aside(target) > 0.02 or crooked:
+            return self.toward(place, OPEN, f"move above the {name}", yaw)
+        if self.sim.pinch[2] - target[2] > 0.012 or self.aside(target) > 0.01:
+            return self.toward(place, OPEN, f"lower to the {name}", yaw)
+        return self.toward(target, CLOSED, f"grasp the {name}", yaw)
+
+    def carry(self, over: np.ndarray, where: str, reach: float) -> Move | None:
+        """Lifts and takes the held object above `over` (x, y); None once it is within `reach` of it."""
+        name, aside = self.names[0], float(np.linalg.norm(self.sim.object(0)[:2] - over[:2]))
+        if aside <= reach:
+            return None
+        target = np.array([*(self.sim.pinch[:2] + over[:2] - self.sim.object(0)[:2]), self.lift_height])
+        if self.sim.pinch[2] < self.lift_height - 0.05 and aside > 0.04:
+            return self.toward(np.array([*self.sim.pinch[:2], self.lift_height]), CLOSED, f"lift the {name}")
+        return self.toward(target, CLOSED, f"carry the {name} to the {where}")
+
+    def retreat(self) -> Move:
+        return self.toward(self.sim.pinch + [0, 0, 0.05], OPEN, f"release the {self.names[0]}")

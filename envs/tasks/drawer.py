@@ -1,0 +1,91 @@
+"""Open and close a drawer by its handle: fingers closed, hooked behind the bar or pushing its front."""
+
+import numpy as np
+
+from envs.experts import CLOSED, Expert, Move
+from envs.registry import register
+from envs.rewards import tolerance
+from envs.simulation import Simulation
+from envs.task import Task
+
+OPENED, SHUT = 0.12, 0.015  # [m]
+LOW = 0.042  # pinch height at the handle [m]
+
+
+class DrawerExpert(Expert):
+    """`side`: where the fingers go, along the cabinet's axis from the bar [m]; `pull`: which way they then move."""
+
+    side: float
+    pull: float
+    words: tuple[str, str, str]
+
+    def decide(self) -> Move:
+        yaw = self.sim.drawer_yaw
+        axis, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+        offset = self.sim.pinch[:2] - self.sim.handle[:2]
+        depth, drift = float(offset @ axis), float(offset @ across)
+        spot = np.array([*(self.sim.handle[:2] + self.side * axis), LOW])
+        if self.sim.pinch[2] < LOW + 0.025 and abs(drift) < 0.025 and self.engaged(depth):
+            ahead = self.sim.pinch[:2] + self.pull * 0.03 * axis - 0.8 * drift * across
+            return self.toward(np.array([*ahead, LOW]), CLOSED, self.words[2])
+        place = self.funnel(spot, radius=0.006)
+        return self.toward(place, CLOSED, self.words[0] if self.aside(spot) > 0.02 else self.words[1])
+
+    def engaged(self, depth: float) -> bool:
+        raise NotImplementedError
+
+
+class OpenExpert(DrawerExpert):
+    side, pull = 0.025, -1.0
+    words = ("move above the handle", "lower behind the handle", "pull the drawer open")
+
+    def engaged(self, depth: float) -> bool:
+        return 0.008 < depth < 0.042
+
+
+class CloseExpert(DrawerExpert):
+    side, pull = -0.045, 1.0
+    words = ("move in front of the handle", "lower in front of the handle", "push the drawer shut")
+
+    def engaged(self, depth: float) -> bool:
+        return -0.075 < depth < -0.008
+
+
+class Drawer(Task):
+    fixtures = ("drawer",)
+    picks_object = False
+    start: tuple[float, float]  # how far it is open at first, lowest and highest [m]
+
+    def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        sim.place_fixture("cabinet", rng.uniform([0.62, -0.13], [0.68, 0.13]), rng.uniform(-0.26, 0.26))
+        sim.data.joint("drawer").qpos[0] = rng.uniform(*self.start)
+
+
+@register("open_drawer")
+class OpenDrawer(Drawer):
+    templates = ("open the drawer", "pull the drawer open", "slide the drawer out", "open up the drawer")
+    horizon = 90
+    expert = OpenExpert
+    start = (0.0, 0.02)
+
+    def success(self, sim: Simulation) -> bool:
+        return sim.drawer > OPENED
+
+    def reward(self, sim: Simulation) -> float:
+        near = tolerance(float(np.linalg.norm(sim.pinch - sim.handle)), 0.03, 0.25)
+        return 1.0 if self.success(sim) else 0.3 * near + 0.6 * min(1.0, max(0.0, sim.drawer / OPENED))
+
+
+@register("close_drawer")
+class CloseDrawer(Drawer):
+    templates = ("close the drawer", "push the drawer shut", "shut the drawer", "slide the drawer in")
+    horizon = 90
+    expert = CloseExpert
+    start = (0.10, 0.15)
+
+    def success(self, sim: Simulation) -> bool:
+        return sim.drawer < SHUT
+
+    def reward(self, sim: Simulation) -> float:
+        near = tolerance(float(np.linalg.norm(sim.pinch - sim.handle)), 0.05, 0.25)
+        return 1.0 if self.success(sim) else 0.3 * near + 0.6 * tolerance(sim.drawer, SHUT, 0.15)

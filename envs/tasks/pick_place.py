@@ -1,0 +1,56 @@
+"""Pick and place: put the named object in the bowl."""
+
+import numpy as np
+
+from envs.experts import OPEN, GraspExpert, Move
+from envs.registry import register
+from envs.rewards import tolerance
+from envs.scene import BOWL_RADIUS
+from envs.simulation import Simulation
+from envs.task import TABLE, Task
+
+GRIPPER_CLEAR = 0.7  # opening at which an object of 4.5 cm is let go
+
+
+def inside(sim: Simulation) -> bool:
+    offset = sim.object(0) - sim.body("bowl")
+    return bool(np.linalg.norm(offset[:2]) < BOWL_RADIUS - 0.01 and offset[2] < 0.06)
+
+
+class PickPlaceExpert(GraspExpert):
+    def decide(self) -> Move:
+        bowl = self.sim.body("bowl")
+        if self.holds():
+            move = self.carry(bowl, "bowl", 0.02)
+            return move or self.toward(np.array([*bowl[:2], 0.11]), OPEN, f"release the {self.names[0]}")
+        if inside(self.sim):
+            return self.retreat()
+        return self.grasp()
+
+
+@register("pick_place")
+class PickPlace(Task):
+    fixtures = ("objects", "bowl")
+    templates = (
+        "put the {object} in the bowl",
+        "pick up the {object} and put it in the bowl",
+        "place the {object} into the bowl",
+        "drop the {object} in the bowl",
+        "take the {object} and place it in the bowl",
+    )
+    horizon = 120
+    expert = PickPlaceExpert
+
+    def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        bowl = rng.uniform(*TABLE)
+        sim.place_fixture("bowl", bowl)
+        self.place_objects(sim, rng, [bowl])
+
+    def success(self, sim: Simulation) -> bool:
+        return inside(sim) and sim.opening > GRIPPER_CLEAR and sim.object_speed(0) < 0.1
+
+    def reward(self, sim: Simulation) -> float:
+        near = tolerance(float(np.linalg.norm(sim.pinch - sim.object(0))), 0.02, 0.2)
+        home = tolerance(float(np.linalg.norm(sim.object(0)[:2] - sim.body("bowl")[:2])), 0.05, 0.25)
+        return 1.0 if self.success(sim) else 0.3 * near + 0.6 * home
+

@@ -1,0 +1,65 @@
+"""Push: slide the named object onto the mark, with closed fingers."""
+
+import numpy as np
+
+from envs.experts import CLOSED, Expert, Move
+from envs.registry import register
+from envs.rewards import tolerance
+from envs.simulation import Simulation
+from envs.task import TABLE, Task
+
+ON_MARK = 0.035  # distance of the centres [m]
+LOW = 0.022  # pinch height while pushing [m]
+
+
+def distance(sim: Simulation) -> float:
+    return float(np.linalg.norm(sim.object(0)[:2] - sim.body("mark")[:2]))
+
+
+def way_is_free(mark: np.ndarray, thing: np.ndarray, *others: np.ndarray) -> bool:
+    """Nothing else stands where the hand goes down or between there and the mark."""
+    start = thing + 0.08 * (thing - mark) / np.linalg.norm(thing - mark)
+    stops = [start + share * (mark - start) for share in np.linspace(0, 1, 8)]
+    return min(float(np.linalg.norm(stop - other)) for stop in stops for other in others) > 0.075
+
+
+class PushExpert(Expert):
+    def decide(self) -> Move:
+        name, thing, hand = self.names[0], self.sim.object(0), self.sim.pinch
+        way = self.sim.body("mark")[:2] - thing[:2]
+        way = way / max(1e-6, float(np.linalg.norm(way)))
+        offset = hand[:2] - thing[:2]
+        along, across = float(offset @ way), offset - (offset @ way) * way
+        behind = np.array([*(thing[:2] - 0.062 * way), LOW])
+        if hand[2] < 0.045 and along < -0.025 and np.linalg.norm(across) < (0.03 if hand[2] < 0.03 else 0.02):
+            ahead = hand[:2] + 0.035 * way - 0.9 * across
+            return self.toward(np.array([*ahead, LOW]), CLOSED, f"push the {name} to the mark")
+        if self.aside(behind) > 0.02:
+            return self.toward(self.funnel(behind, radius=0.012), CLOSED, f"move behind the {name}")
+        return self.toward(self.funnel(behind, radius=0.012), CLOSED, f"lower behind the {name}")
+
+
+@register("push")
+class Push(Task):
+    fixtures = ("objects", "mark")
+    templates = (
+        "push the {object} to the mark",
+        "slide the {object} onto the mark",
+        "move the {object} to the black mark",
+        "push the {object} onto the black spot",
+    )
+    horizon = 120
+    expert = PushExpert
+    shapes = ("cube",)  # a pushed cylinder tips and rolls away
+
+    def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        mark = rng.uniform(TABLE[0] + 0.02, TABLE[1] - 0.02)
+        sim.place_fixture("mark", mark)
+        self.place_objects(sim, rng, [mark], clear=lambda spots: way_is_free(mark, *spots))
+
+    def success(self, sim: Simulation) -> bool:
+        return distance(sim) < ON_MARK
+
+    def reward(self, sim: Simulation) -> float:
+        near = tolerance(float(np.linalg.norm(sim.pinch - sim.object(0))), 0.06, 0.2)
+        return 1.0 if self.success(sim) else 0.2 * near + 0.7 * tolerance(distance(sim), ON_MARK, 0.25)

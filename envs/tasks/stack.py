@@ -1,0 +1,62 @@
+"""Stack: put the named cube on top of another named cube."""
+
+import numpy as np
+
+from envs.experts import CLOSED, OPEN, GraspExpert, Move
+from envs.registry import register
+from envs.rewards import tolerance
+from envs.scene import OBJECT_RADIUS
+from envs.simulation import Simulation
+from envs.task import Task
+
+CUBE = 2 * OBJECT_RADIUS  # edge [m]
+
+
+def stacked(sim: Simulation) -> bool:
+    offset = sim.object(0) - sim.object(1)
+    return bool(np.linalg.norm(offset[:2]) < 0.8 * OBJECT_RADIUS * 1.4 and abs(offset[2] - CUBE) < 0.008)
+
+
+class StackExpert(GraspExpert):
+    def decide(self) -> Move:
+        base = self.sim.object(1)
+        if self.holds():
+            move = self.carry(base, self.names[1], 0.006 if self.sim.pinch[2] > 0.1 else 0.015)
+            return move or self.lower(base)
+        if stacked(self.sim):
+            return self.retreat()
+        return self.grasp()
+
+    def lower(self, base: np.ndarray) -> Move:
+        top, name = base[2] + CUBE, self.names[0]
+        gap = self.sim.object(0)[2] - top
+        if gap < 0.004:
+            return self.toward(self.sim.pinch.copy(), OPEN, f"release the {name}")
+        aside = base[:2] - self.sim.object(0)[:2]
+        target = np.array([*(self.sim.pinch[:2] + aside), self.sim.pinch[2] - gap])
+        return self.toward(target, CLOSED, f"lower the {name} onto the {self.names[1]}")
+
+
+@register("stack")
+class Stack(Task):
+    fixtures = ("objects",)
+    templates = (
+        "stack the {object} on the {other}",
+        "put the {object} on top of the {other}",
+        "place the {object} onto the {other}",
+        "set the {object} on the {other}",
+    )
+    horizon = 130
+    expert = StackExpert
+    shapes = ("cube",)
+
+    def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        self.place_objects(sim, rng)
+
+    def success(self, sim: Simulation) -> bool:
+        return stacked(sim) and sim.opening > 0.7 and sim.object_speed(0) < 0.05
+
+    def reward(self, sim: Simulation) -> float:
+        near = tolerance(float(np.linalg.norm(sim.pinch - sim.object(0))), 0.02, 0.2)
+        home = tolerance(float(np.linalg.norm(sim.object(0) - sim.object(1) - [0, 0, CUBE])), 0.02, 0.25)
+        return 1.0 if self.success(sim) else 0.3 * near + 0.6 * home

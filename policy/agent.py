@@ -1,0 +1,132 @@
+"""The two-rate agent: a planner that ticks slowly, a controller that runs between its ticks, one limiter at the end.
+
+Clocks count control steps. Every `execute` steps the controller looks, and continues the chunk in flight (the committed
+steps are its prefix: real-time chunking); every `tick` steps, or as soon as the planner's own progress says
+that the subtask is done, the planner thinks. The newest subgoal wins. A planner that fails or gives a non-finite
+subgoal is counted in `events`, and the last subgoal stays; without one, the agent runs flat.
+"""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planner.search import rank
+from policy.bundle import Bundle
+from policy.limiter import ActionLimiter
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a checkpoint is run. The defaults are what `tandem eval` reports."""
+
+    mode: str = "hierarchical"  # "hierarchical", or "flat": planner off, instruction only
+    plan: str = "off"  # "off", or "rank": the world model picks among `candidates` sampled chunks
+    candidates: int = 8  # chunks sampled for `plan="rank"`
+    execute: int = 8  # control steps of a chunk that run before the controller looks again
+    committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
+    done: float = 0.9  # progress at which the planner is asked again before its tick
+    pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
+
+
+class TandemAgent:
+    """`reset(instruction, seed)`, then `act(obs) -> action` once a control step; `trace` says what it thought."""
+
+    def __init__(self, bundle: Bundle, runtime: Runtime):
+        self.bundle, self.runtime = bundle, runtime
+        self.model = bundle.model.eval()
+        self.sizes = bundle.config.sizes
+        self.reset("", 0)
+
+    def bind(self, env: Any) -> None:
+        """Nothing to bind: the agent sees observations only."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.instruction = self.bundle.words(instruction)
+        self.limiter = ActionLimiter(self.model.controller.cfg.action_dim)
+        self.events: Counter[str] = Counter()
+        self.trace: list[dict[str, Any]] = []
+        self.queue: deque[np.ndarray] = deque()  # normalised actions not yet executed
+        self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
+        self.goal: Tensor | None = None  # (1, K, D)
+        self.subtask_ids: Tensor | None = None
+        self.subtask, self.progress = "", 0.0
+        self.step = self.since_tick = self.executed = 0
+
+    @torch.no_grad()
+    def act(self, obs: dict[str, Any]) -> np.ndarray:
+        """obs as in the contract -> action (A,) in [-1, 1]."""
+        entry: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
+        if self.executed >= self.runtime.execute or not self.queue:
+            self._look(obs, entry)
+            self.executed = 0
+        action = self.bundle.action(self.queue.popleft())
+        self.executed += 1
+        self.step += 1
+        self.since_tick += 1
+        self.trace.append({"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | entry)
+        return self.limiter(action)
+
+    def _look(self, obs: dict[str, Any], entry: dict[str, Any]) -> None:
+        begin = time.perf_counter()
+        z = self.model.encoder(*self.bundle.observation(obs)).z  # (1, N, D)
+        seen = time.perf_counter()
+        if self.runtime.mode == "hierarchical" and self._tick_is_due():
+            self._think(z, entry)
+        thought = time.perf_counter()
+        chunk = self._choose(z, entry)  # (H, A)
+        entry["controller_ms"] = 1e3 * (time.perf_counter() - thought + seen - begin)
+        self.queue = deque(chunk.numpy())
+
+    def _tick_is_due(self) -> bool:
+        return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
+
+    def _think(self, z: Tensor, entry: dict[str, Any]) -> None:
+        begin = time.perf_counter()
+        if not self.history or self.since_tick >= self.sizes.tick:
+            self.history.append(z[0])
+        past = list(self.history)[:-1] + [z[0]]
+        plan = self.model.planner.sample(self.instruction, *self._padded(past), previous=self.subtask_ids)
+        self.since_tick = 0
+        entry["planner_ms"] = 1e3 * (time.perf_counter() - begin)
+        if not bool(torch.isfinite(plan.goal).all()):
+            self.events["planner_failed"] += 1
+            return
+        text = self.bundle.text(plan.subtask_ids[0])
+        self.events["subtask_changed" if text != self.subtask else "subtask_kept"] += 1
+        self.goal, self.subtask_ids, self.subtask = plan.goal, plan.subtask_ids, text
+        self.progress = float(plan.progress[0])
+        entry["replanned"] = True
+        if self.runtime.pictures:
+            entry["goal_image"] = self.bundle.picture(self.goal)
+
+    def _padded(self, past: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Ticks so far -> z (1, P, N, D), oldest first, and mask (1, P): the missing oldest ticks repeat the first."""
+        P = self.sizes.ticks
+        missing = P - len(past)
+        mask = torch.tensor([[False] * missing + [True] * len(past)])
+        return torch.stack([past[0]] * missing + past).unsqueeze(0), mask
+
+    def _choose(self, z: Tensor, entry: dict[str, Any]) -> Tensor:
+        controller, goal = self.model.controller, self.goal
+        draws = self.runtime.candidates if self.runtime.plan == "rank" and goal is not None else 1
+        cfg = controller.cfg
+        noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
+        chunks = controller.sample(controller.context(self.instruction, z, goal), noise, self._prefix())[0]  # (M, H, A)
+        best = 0
+        if draws > 1 and goal is not None:
+            best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)
+        if self.runtime.pictures and goal is not None:
+            future = self.model.world(z, chunks[best : best + 1])
+            entry["future_image"] = self.bundle.picture(self.model.read_out(future))
+        return chunks[best]
+
+    def _prefix(self) -> Tensor | None:
+        if not self.runtime.committed or not self.queue:
+            return None
+        return torch.from_numpy(np.stack(list(self.queue)[: self.runtime.committed])).unsqueeze(0)

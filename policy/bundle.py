@@ -1,0 +1,135 @@
+"""A policy as it is stored and run: weights, sizes, contract, normalisers and vocabulary, always together.
+
+The contract is compared before any weight is loaded; statistics live here and nowhere else. `Bundle` turns an
+observation into tensors and a normalised action back into the environment's units, so no caller can forget to.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.contract import Contract
+from data.errors import DataError
+from data.normalize import Normalizer
+from planner.tokenizer import WordTokenizer
+from policy import checkpoint
+from policy.errors import PolicyError
+from policy.model import ModelConfig, Tandem
+from policy.recipe import Sizes
+
+STATE, ACTION = "observation.state", "action"
+PRETRAINED = "pretrained_model"
+
+
+@dataclass
+class Bundle:
+    config: ModelConfig
+    contract: Contract
+    normalizer: Normalizer
+    tokenizer: WordTokenizer
+    model: Tandem
+
+    @classmethod
+    def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
+        """The averaged weights of a checkpoint. `expect`: the environment's contract; a difference is a DataError."""
+        folder = checkpoint.resolve(path)
+        checkpoint.verify(folder)
+        contract = Contract.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/contract.json")))
+        if expect is not None:
+            contract.only("image", "state", "action", "text").check(
+                expect.only("image", "state", "action", "text"), "the environment"
+            )
+        config = ModelConfig.from_json(checkpoint.read_json(folder, f"{PRETRAINED}/config.json"))
+        normalizer = Normalizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/normalizer.json")))
+        tokenizer = WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/tokenizer.json")))
+        model = Tandem(config)
+        load_weights(model, checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors"), folder)
+        return cls(config, contract, normalizer, tokenizer, model.eval().requires_grad_(False))
+
+    def files(self, weights: dict[str, Tensor]) -> dict[str, Any]:
+        """What `checkpoint.save` stores for this policy."""
+        return {
+            f"{PRETRAINED}/config.json": asdict(self.config),
+            f"{PRETRAINED}/contract.json": json.loads(self.contract.to_json()),
+            f"{PRETRAINED}/normalizer.json": json.loads(self.normalizer.to_json()),
+            f"{PRETRAINED}/tokenizer.json": json.loads(self.tokenizer.to_json()),
+            f"{PRETRAINED}/model.safetensors": weights,
+        }
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.config.sizes
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return self.config.cameras
+
+    @property
+    def privileged_keys(self) -> tuple[str, ...]:
+        return (*(f"observation.keypoints.{camera}" for camera in self.cameras), "observation.environment_state")
+
+    def normalized_state(self, state: Tensor) -> Tensor:
+        return self.normalizer.normalize(STATE, state)
+
+    def normalized_actions(self, actions: Tensor) -> Tensor:
+        return self.normalizer.normalize(ACTION, actions)
+
+    def action(self, normalized: np.ndarray) -> np.ndarray:
+        """One action (A,) of the model -> the contract's units, not yet limited."""
+        return self.normalizer.denormalize(ACTION, normalized)
+
+    def observation(self, obs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """One observation of the contract -> images {camera: (1, H, W, 3)} and normalised state (1, S)."""
+        try:
+            images = {c: torch.from_numpy(np.ascontiguousarray(obs[f"observation.images.{c}"]))[None] for c in self.cameras}
+            state = torch.from_numpy(np.asarray(obs[STATE], np.float32))[None]
+        except KeyError as error:
+            raise PolicyError(f"the observation has no {error}; the policy was trained with it") from error
+        size = self.sizes.image_size
+        for camera, image in images.items():
+            if image.shape != (1, size, size, 3) or image.dtype != torch.uint8:
+                got = f"{tuple(image.shape[1:])} {image.dtype}"
+                raise PolicyError(f"observation.images.{camera} is {got}; the policy needs ({size}, {size}, 3) uint8")
+        return images, self.normalized_state(state)
+
+    def entity_targets(self, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Privileged columns -> keypoints (B, C, M, 3) and entity state (B, M, 4)."""
+        M = self.config.entities
+        keypoints = [columns[f"observation.keypoints.{camera}"].unflatten(-1, (M, 3)) for camera in self.cameras]
+        return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
+
+    def tokenize(self, texts: list[str], length: int) -> Tensor:
+        """texts -> word ids (len(texts), length)."""
+        return self.tokenizer.encode(texts, length)[0]
+
+    def text(self, ids: Tensor) -> str:
+        return self.tokenizer.decode(ids)
+
+    def picture(self, goal: Tensor) -> np.ndarray:
+        """Goal tokens (1, K, D) -> what they look like, uint8 (h, w, 3)."""
+        image = self.model.decoder(goal)[0].clamp(0, 1)
+        return (image.permute(1, 2, 0) * 255).byte().numpy()
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: Path) -> None:
+    """Strict: a missing, an unknown or a misshaped weight is an error that names it."""
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or unknown or wrong:
+        first = (missing + unknown + wrong)[0]
+        raise PolicyError(f"checkpoint {where}: weight {first} does not fit this version's model; retrain or use its version")
+    model.load_state_dict(weights)
+
+
+def environment_contract(fields: dict[str, Any]) -> Contract:
+    """The contract that an environment offers (`envs.contract_fields()`)."""
+    try:
+        return Contract.from_fields(fields)
+    except DataError as error:
+        raise PolicyError(f"the environment's contract is damaged: {error}") from error

@@ -1,0 +1,135 @@
+"""Checkpoints: a folder that is either whole or absent, and says why when it cannot be loaded.
+
+    checkpoints/000200/pretrained_model/{config.json, model.safetensors, contract.json, normalizers.json, tokenizer.json}
+                      /training_state/{training_step.json, model.safetensors, optimizer.safetensors}
+                      /manifest.json        every file's size and sha256, written last
+    checkpoints/last -> 000200              replaced atomically, after the save
+
+`pretrained_model` holds the averaged (EMA) weights that evaluation uses; `training_state` what resuming needs. The
+folder is written under a temporary name and renamed, so a kill at any moment leaves the previous checkpoint valid.
+Only safetensors and JSON: nothing in a checkpoint can run code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from policy.errors import PolicyError
+
+MANIFEST = "manifest.json"
+
+
+def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2) -> Path:
+    """Writes checkpoint `step` under `root`. files: relative name -> tensors (.safetensors), JSON value (.json) or text."""
+    root.mkdir(parents=True, exist_ok=True)
+    final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for name, content in files.items():
+            _write(temporary / name, content)
+        manifest = {name: _fingerprint(temporary / name) for name in files}
+        _write(temporary / MANIFEST, {"step": step, "files": manifest})
+        if final.exists():  # the same step saved again, for instance on Ctrl-C right after a periodic save
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise PolicyError(f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched") from error
+    _point_last(root, final.name)
+    _forget_old(root, keep)
+    return final
+
+
+def resolve(path: str | Path) -> Path:
+    """The newest valid checkpoint that `path` means: a checkpoint, a run's output folder, or its checkpoints folder."""
+    path = Path(path)
+    if not path.exists():
+        raise PolicyError(f"checkpoint {path} does not exist; pass the output folder of `tandem train` or a folder in it")
+    if (path / MANIFEST).exists() or path.name == "pretrained_model":
+        return path.parent if path.name == "pretrained_model" else path
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), reverse=True)
+    problems = []
+    for candidate in steps:
+        try:
+            verify(candidate)
+            return candidate
+        except PolicyError as error:
+            problems.append(str(error))
+    raise PolicyError(problems[0] if problems else f"no checkpoint in {path}; expected {path}/checkpoints/<step>")
+
+
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """Checks every file against the manifest and returns it; PolicyError names the first file that is wrong."""
+    manifest_file = checkpoint / MANIFEST
+    if not manifest_file.exists():
+        raise PolicyError(f"checkpoint {checkpoint} has no {MANIFEST}: its save was cut short; use an older checkpoint")
+    manifest = _read_json(manifest_file)
+    for name, expected in manifest["files"].items():
+        file = checkpoint / name
+        if not file.resolve().is_relative_to(checkpoint.resolve()):
+            raise PolicyError(f"checkpoint {checkpoint}: manifest names {name}, outside the checkpoint; refused")
+        if not file.exists():
+            raise PolicyError(f"checkpoint {checkpoint}: {name} is missing; use an older checkpoint")
+        if _fingerprint(file) != expected:
+            raise PolicyError(f"checkpoint {checkpoint}: {name} is truncated or changed; use an older checkpoint")
+    return manifest
+
+
+def digest(checkpoint: str | Path) -> str:
+    """sha256 over the manifest: names a checkpoint exactly."""
+    return hashlib.sha256((resolve(checkpoint) / MANIFEST).read_bytes()).hexdigest()
+
+
+def read_json(checkpoint: Path, name: str) -> Any:
+    return _read_json(checkpoint / name)
+
+
+def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(checkpoint / name)
+    except (OSError, SafetensorError) as error:
+        raise PolicyError(f"checkpoint {checkpoint}: {name} cannot be read ({error}); use an older checkpoint") from error
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{file} cannot be read ({error}); use an older checkpoint") from error
+
+
+def _write(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".safetensors":
+        save_file({name: tensor.detach().contiguous() for name, tensor in content.items()}, file)
+    else:
+        file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+    with open(file, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _point_last(root: Path, name: str) -> None:
+    link = root / f".last-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    os.replace(link, root / "last")
+
+
+def _forget_old(root: Path, keep: int) -> None:
+    steps = sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink())
+    for old in steps[:-keep]:
+        shutil.rmtree(old)

@@ -1,0 +1,134 @@
+"""The one training loop: steps, average, curves, checkpoints, stop. What is learned is the stage's business.
+
+Every step seeds torch from (seed, stage, step), and the loader's batch is a function of the step, so a run that was
+killed and resumed computes what an uninterrupted run computes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from policy.errors import PolicyError
+from policy.precision import autocast
+from policy.recipe import Stage
+from policy.run import Run
+
+MAX_SKIPPED = 5  # consecutive steps with a non-finite loss or gradient before the run stops
+
+
+class Learner(Protocol):
+    """A stage's wiring: which parameters learn, where batches come from, what the losses are."""
+
+    name: str
+
+    def parameters(self) -> list[nn.Parameter]: ...
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]: ...
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def after_step(self) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; what a checkpoint must hold beside the weights."""
+
+    step: int = 0
+    optimizer: dict[str, Any] | None = None  # state dict to resume from
+    skipped: int = 0  # consecutive skipped steps
+    metrics: dict[str, float] = field(default_factory=dict)  # means since the last log
+    wait_s: float = 0.0  # waiting for data, since the last log
+    since: float = field(default_factory=time.perf_counter)
+    steps_since: int = 0
+
+
+def fit(
+    learner: Learner,
+    model: nn.Module,
+    average: AveragedModel,
+    stage: Stage,
+    run: Run,
+    seed: int,
+    dtype: torch.dtype,
+    save: Callable[[int, torch.optim.Optimizer], None],
+    progress: Progress,
+    save_every: int,
+    log_every: int,
+) -> bool:
+    """Trains from progress.step to stage.steps. True when done, False when asked to stop (a checkpoint is saved)."""
+    parameters = learner.parameters()
+    optimizer = torch.optim.AdamW(parameters, stage.learning_rate, betas=(0.9, 0.95), weight_decay=stage.weight_decay, fused=True)
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
+    if progress.optimizer is not None:
+        optimizer.load_state_dict(progress.optimizer)
+        schedule.last_epoch = progress.step
+    device = parameters[0].device
+    batches = learner.batches(progress.step)
+    bar = tqdm(total=stage.steps, initial=progress.step, desc=learner.name, unit="step", dynamic_ncols=True, mininterval=1.0)
+    with bar:
+        while progress.step < stage.steps:
+            batch = _next(batches, progress)
+            torch.manual_seed(seed * 1_000_003 + progress.step * 2 + len(learner.name) % 2)
+            with autocast(device, dtype):
+                loss, metrics = learner.losses(batch)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, stage.clip)
+            if _finite(loss, norm, progress, batch):
+                optimizer.step()
+                average.update_parameters(model)
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            learner.after_step()
+            progress.step += 1
+            _collect(progress, metrics | {"loss": loss, "gradient_norm": norm})
+            bar.update()
+            if progress.step % log_every == 0 or progress.step == stage.steps:
+                _report(learner.name, progress, stage.batch, schedule.get_last_lr()[0], run, bar)
+            if run.stop_requested or progress.step % save_every == 0 or progress.step == stage.steps:
+                save(progress.step, optimizer)
+            if run.stop_requested:
+                return False
+    return True
+
+
+def _next(batches: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:
+    begin = time.perf_counter()
+    batch = next(batches)
+    progress.wait_s += time.perf_counter() - begin
+    return batch
+
+
+def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any]) -> bool:
+    if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+        progress.skipped = 0
+        return True
+    progress.skipped += 1
+    if progress.skipped > MAX_SKIPPED:
+        frames = batch["index"][:8].tolist()
+        raise PolicyError(
+            f"loss or gradient is not finite {progress.skipped} steps in a row at step {progress.step} (frames {frames} …); "
+            "run `tandem data check`, or lower the learning rate; the last checkpoint is good"
+        )
+    return False
+
+
+def _collect(progress: Progress, metrics: dict[str, Tensor]) -> None:
+    progress.steps_since += 1
+    for name, value in metrics.items():
+        progress.metrics[name] = progress.metrics.get(name, 0.0) + float(value)
+
+
+def _report(name: str, progress: Progress, batch: int, rate: float, run: Run, bar: tqdm) -> None:
+    seconds = time.perf_counter() - progress.since
+    means = {key: value / progress.steps_since for key, value in progress.metrics.items()}
+    speed = {"samples_per_s": batch * progress.steps_since / seconds, "data_wait": progress.wait_s / seconds}
+    run.log(name, progress.step, means | speed | {"learning_rate": rate})
+    bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['samples_per_s']:.0f} samples/s")
+    progress.metrics, progress.steps_since, progress.wait_s = {}, 0, 0.0
+    progress.since = time.perf_counter()

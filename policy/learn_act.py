@@ -1,0 +1,73 @@
+"""Stage `act`: scene encoder, goal read-out and System 1, from pixels.
+
+    z = E(images, state);  g = G(z);  g* = G'(E'(frame at the end of the subtask))        ' = averaged weights
+    loss = flow(F(z, g* or nothing, instruction)) + keypoints(E) + probe(G)
+
+Only the first half of a batch carries a goal (the rest trains the flat policy), so only that half's goal frames are
+encoded. The goal's labels come from the averaged encoder and carry no gradient.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from data.cache import FrameCache
+from data.windows import Extras, Loader, Sampler
+from policy.bundle import Bundle
+from policy.scene_encoder import keypoint_loss
+
+WEIGHTS = {"keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1}
+
+
+class ActLearner:
+    """A `policy.fit.Learner`."""
+
+    name = "act"
+
+    def __init__(self, bundle: Bundle, average: AveragedModel, cache: FrameCache, batch: int, seed: int):
+        self.bundle, self.model, self.average, self.cache = bundle, bundle.model, average.module, cache
+        sizes = bundle.config.sizes
+        self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick)
+        self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
+        self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
+
+    def parameters(self) -> list[nn.Parameter]:
+        parts = (self.model.encoder, self.model.read_out, self.model.probe, self.model.controller)
+        return [p for part in parts for p in part.parameters()]
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        extras = Extras(at=("subgoal",), columns=self.privileged)
+        with Loader(self.sampler, self.cache, start_step=start_step, extras=extras) as loader:
+            yield from loader
+
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        state = self.bundle.normalized_state(batch["state"])
+        scene = self.model.encoder(batch["images"], state)
+        goal, has_goal = self._goals(batch, scene.z)
+        sample = {
+            "instruction": self.words[batch["instruction"]],
+            "actions": self.bundle.normalized_actions(batch["actions"]),
+            "action_mask": batch["action_mask"],
+        }
+        parts = {"flow": self.model.controller.loss(sample, scene.z, goal, has_goal)}
+        if self.privileged:
+            keypoints, entities = self.bundle.entity_targets(batch["columns"])
+            parts |= keypoint_loss(scene, keypoints)
+            parts |= self.model.probe.loss(self.model.read_out(scene.z), entities, state)
+        return torch.stack([WEIGHTS.get(name, 1.0) * part for name, part in parts.items()]).sum(), parts
+
+    @torch.no_grad()
+    def _goals(self, batch: dict[str, Any], z: Tensor) -> tuple[Tensor, Tensor]:
+        """Goals (B, K, D) of the first half of the batch, zeros elsewhere, and which rows have one (B,)."""
+        half = len(z) // 2
+        images = {camera: frames[:half] for camera, frames in batch["subgoal"]["images"].items()}
+        state = self.bundle.normalized_state(batch["subgoal"]["state"][:half])
+        goal = self.average.read_out(self.average.encoder(images, state).z)
+        nothing = goal.new_zeros(len(z) - half, *goal.shape[1:])
+        return torch.cat([goal, nothing]), torch.arange(len(z)) < half
+
+    def after_step(self) -> None:
+        """Nothing to do between steps."""

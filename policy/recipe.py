@@ -1,0 +1,86 @@
+"""What a training run is made of: data, sizes and two stages. Presets are functions that return one.
+
+Stage `act` learns to see and to move from pixels: scene encoder, goal read-out, System 1. Stage `think` freezes the
+encoder, encodes every frame once, and trains on those latents what needs no pixels: System 2, the world model, the
+image decoder, and System 1 further, now on the planner's own subgoals too. Convolutions dominate the cost, so a sample
+of `think` is cheap, and the labels of a frozen encoder do not move.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from policy.errors import PolicyError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long and how fast one stage learns."""
+
+    steps: int  # optimiser steps
+    batch: int = 64  # B, frames a step
+    learning_rate: float = 1e-3  # peak, after the warm-up; cosine to zero
+    warmup: int = 200  # steps
+    weight_decay: float = 0.02
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999  # decay of the averaged weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths that the components share; their other sizes are the defaults in their own files."""
+
+    width: int = 192  # D
+    image_size: int = 96
+    chunk: int = 16  # H
+    goal_tokens: int = 4  # K
+    keypoints: int = 12  # per camera
+    ticks: int = 4  # P, planner ticks in the history
+    tick: int = 8  # control steps between planner ticks
+    instruction_length: int = 16  # words
+    subtask_length: int = 12  # words
+    draws: int = 4  # noise draws per encoded frame
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    tasks: tuple[str, ...]  # short names of registered tasks, or a suite
+    episodes: int  # demonstrations per task
+    act: Stage
+    think: Stage
+    sizes: Sizes = field(default_factory=Sizes)
+    seed: int = 0
+    threads: int = 2  # of torch, in training
+    precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
+    save_every: int = 1000  # steps
+    log_every: int = 50  # steps
+
+
+def debug() -> Recipe:
+    """Seconds on a CPU: does every part run, save and resume. Learns nothing."""
+    stage = Stage(steps=4, batch=4, warmup=1)
+    return Recipe("debug", ("reach",), 2, stage, stage, Sizes(width=48, draws=2), save_every=2, log_every=1)
+
+
+def demo() -> Recipe:
+    """Three tasks in under 15 minutes on two cores, from recording to the report."""
+    tasks = ("reach", "pick_place", "open_drawer")
+    return Recipe("demo", tasks, 80, Stage(steps=800), Stage(steps=300, ema=0.995))
+
+
+def tabletop() -> Recipe:
+    """All seven tasks, 100 demonstrations each, at most 90 minutes on two cores."""
+    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=6000), Stage(steps=2500))
+
+
+PRESETS: dict[str, Callable[[], Recipe]] = {"debug": debug, "demo": demo, "tabletop": tabletop}
+
+
+def preset(name: str) -> Recipe:
+    if name not in PRESETS:
+        raise PolicyError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, seed=seed)

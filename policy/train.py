@@ -1,0 +1,155 @@
+"""Imitation training from start to finish, as a plain function that a test can call.
+
+    data -> bundle -> stage act -> stage think -> checkpoints        (see policy/recipe.py for what the stages are)
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from data.cache import FrameCache
+from policy import checkpoint
+from policy.bundle import PRETRAINED, Bundle, load_weights
+from policy.ema import averaged
+from policy.errors import PolicyError
+from policy.fit import Progress, fit
+from policy.learn_act import ActLearner
+from policy.learn_think import ThinkLearner
+from policy.new_bundle import new_bundle
+from policy.precision import fastest_dtype
+from policy.recipe import Recipe, Stage
+from policy.run import Run
+
+STATE = "training_state"
+STAGES = ("act", "think")
+
+
+@dataclass
+class Training:
+    """Everything that a checkpoint holds, while it is alive."""
+
+    recipe: Recipe
+    bundle: Bundle  # the weights being trained
+    average: AveragedModel  # the weights being evaluated
+    data_digest: str
+    stage: str = STAGES[0]
+    progress: Progress | None = None
+
+
+def train(recipe: Recipe, cache: FrameCache, output: Path, resume: bool = False) -> Path:
+    """Trains `recipe` on `cache` and returns the last checkpoint. Ctrl-C saves one and raises KeyboardInterrupt."""
+    torch.set_num_threads(recipe.threads)
+    dtype = resolve_dtype(recipe.precision)
+    with Run(output, resume) as run:
+        training = _resume(recipe, cache, output) if resume else _start(recipe, cache)
+        for stage in STAGES[STAGES.index(training.stage) :]:
+            if stage != training.stage:
+                _enter(training, stage)
+            if not _run_stage(training, cache, run, dtype):
+                raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
+    return checkpoint.resolve(output)
+
+
+def resolve_dtype(precision: str) -> torch.dtype:
+    kinds: dict[str, Callable[[], torch.dtype]] = {
+        "fp32": lambda: torch.float32,
+        "bf16": lambda: torch.bfloat16,
+        "auto": fastest_dtype,
+    }
+    if precision not in kinds:
+        raise PolicyError(f"unknown precision {precision!r}; known: {', '.join(kinds)}")
+    return kinds[precision]()
+
+
+def _start(recipe: Recipe, cache: FrameCache) -> Training:
+    torch.manual_seed(recipe.seed)
+    bundle = new_bundle(recipe, cache)
+    return Training(recipe, bundle, averaged(bundle.model, recipe.act.ema), cache.digest, progress=Progress())
+
+
+def _enter(training: Training, stage: str) -> None:
+    """The next stage starts from the averaged weights, with an average of its own."""
+    training.bundle.model.load_state_dict(training.average.module.state_dict())
+    training.average = averaged(training.bundle.model, _settings(training.recipe, stage).ema)
+    training.stage, training.progress = stage, Progress()
+
+
+def _settings(recipe: Recipe, stage: str) -> Stage:
+    return {"act": recipe.act, "think": recipe.think}[stage]
+
+
+def _run_stage(training: Training, cache: FrameCache, run: Run, dtype: torch.dtype) -> bool:
+    recipe, settings = training.recipe, _settings(training.recipe, training.stage)
+    learner_type = {"act": ActLearner, "think": ThinkLearner}[training.stage]
+    learner = learner_type(training.bundle, training.average, cache, settings.batch, recipe.seed, dtype)
+    assert training.progress is not None
+
+    def save(step: int, optimizer: torch.optim.Optimizer) -> None:
+        total = step + (recipe.act.steps if training.stage == "think" else 0)
+        checkpoint.save(run.folder / "checkpoints", total, _files(training, step, optimizer))
+
+    return fit(
+        learner, training.bundle.model, training.average, settings, run, recipe.seed, dtype, save, training.progress,
+        recipe.save_every, recipe.log_every,
+    )  # fmt: skip
+
+
+def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A checkpoint's content: the averaged policy, and what resuming needs beside it."""
+    state = optimizer.state_dict()
+    moments = {f"{i}.{name}": value for i, entry in state["state"].items() for name, value in entry.items()}
+    about = {
+        "stage": training.stage,
+        "step": step,
+        "averaged": int(training.average.n_averaged),
+        "data_digest": training.data_digest,
+        "param_groups": state["param_groups"],
+    }
+    return training.bundle.files(dict(training.average.module.state_dict())) | {
+        f"{PRETRAINED}/train_config.json": asdict(training.recipe),
+        f"{STATE}/training_step.json": about,
+        f"{STATE}/model.safetensors": dict(training.bundle.model.state_dict()),
+        f"{STATE}/optimizer.safetensors": moments,
+    }
+
+
+def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
+    folder = checkpoint.resolve(output)
+    checkpoint.verify(folder)
+    stored = checkpoint.read_json(folder, f"{PRETRAINED}/train_config.json")
+    _refuse_changes(stored, asdict(recipe), folder)
+    about = checkpoint.read_json(folder, f"{STATE}/training_step.json")
+    if about["data_digest"] != cache.digest:
+        raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")
+    bundle = Bundle.load(folder)
+    bundle.model.requires_grad_(True)
+    average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
+    average.n_averaged.fill_(about["averaged"])
+    load_weights(bundle.model, checkpoint.read_tensors(folder, f"{STATE}/model.safetensors"), folder)
+    optimizer = _optimizer_state(checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"])
+    return Training(recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer))
+
+
+def _optimizer_state(moments: dict[str, torch.Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": groups}
+
+
+def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path, path: str = "") -> None:
+    for key, value in asked.items():
+        old = stored.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _refuse_changes(old, value, folder, f"{path}{key}.")
+        elif (list(value) if isinstance(value, tuple) else value) != old and key not in ("threads", "save_every", "log_every"):
+            raise PolicyError(f"cannot resume {folder}: {path}{key} was {old!r}, now {value!r}; resume with the same recipe")
+
+
+def with_steps(recipe: Recipe, act: int, think: int) -> Recipe:
+    return replace(recipe, act=replace(recipe.act, steps=act), think=replace(recipe.think, steps=think))

@@ -1,0 +1,235 @@
+"""Laws of durability: whatever happens to a recorder or its files, no finished episode is lost or silently wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.encode import encode_episode
+from data.errors import DataError
+from data.layout import Lock
+from data.reader import Dataset
+from data.repair import repair
+from data.toy import toy_contract, toy_dataset, toy_frames
+from data.writer import Recorder
+
+CONTRACT = toy_contract()
+
+
+def episode(seed: int, mode: str = "image", task: str = "") -> Any:
+    return encode_episode(CONTRACT, toy_frames(CONTRACT, 4, seed), task or f"toy {seed}", {"sim/seed": seed}, mode)
+
+
+def record(root: Path, seeds: range, mode: str = "image", resume: bool = False) -> None:
+    with Recorder(root, CONTRACT, mode, resume=resume) as recorder:
+        for seed in seeds:
+            recorder.save_encoded(episode(seed, mode))
+
+
+def is_whole(root: Path, episodes: int) -> None:
+    """Exactly these episodes, with the content that their seed gives, statistics included."""
+    dataset = Dataset(root)
+    assert [row["sim/seed"] for row in dataset.episodes] == list(range(episodes))
+    for e in range(episodes):
+        frames = dataset.frames(e)
+        state = np.stack([f["observation.state"] for f in toy_frames(CONTRACT, 4, e)])
+        np.testing.assert_array_equal(frames["observation.state"], state)
+        assert dataset.tasks[frames["task_index"][0]] == f"toy {e}" == dataset.episodes[e]["tasks"][0]
+    assert dataset.stats["action"]["count"] == [4 * episodes]
+
+
+class Crash(BaseException):
+    """Stands for the death of the process at this point."""
+
+
+@pytest.mark.parametrize("mode", ["image", "video"])
+def test_death_at_every_file_boundary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    real, boundaries = os.replace, 5 if mode == "image" else 7
+    for die_at in range(2 * boundaries):  # before or after each rename of the second save
+        root = tmp_path / f"{mode}{die_at}"
+        recorder = Recorder(root, CONTRACT, mode)
+        recorder.save_encoded(episode(0, mode))
+        calls = [0]
+
+        def replace(a: Any, b: Any, calls: list[int] = calls, die_at: int = die_at) -> None:
+            if calls[0] == die_at // 2 and die_at % 2 == 0:
+                raise Crash
+            real(a, b)
+            calls[0] += 1
+            if calls[0] == die_at // 2 + 1 and die_at % 2 == 1:
+                raise Crash
+
+        monkeypatch.setattr(os, "replace", replace)
+        saved = 2
+        try:
+            recorder.save_encoded(episode(1, mode))
+        except Crash:
+            saved = 1
+        monkeypatch.setattr(os, "replace", real)
+        recorder._lock.release()  # as the kernel does
+        report = repair(root)
+        assert report.episodes >= saved
+        is_whole(root, report.episodes)
+        record(root, range(report.episodes, 3), mode, resume=True)
+        is_whole(root, 3)
+
+
+CHILD = """
+import sys
+from data.toy import toy_contract
+from data.writer import Recorder
+sys.path.insert(0, sys.argv[2])
+from test_data_durable import episode
+recorder = Recorder(sys.argv[1], toy_contract())
+for seed in range(10_000):
+    recorder.save_encoded(episode(seed))
+    print(seed + 1, flush=True)
+"""
+
+
+def test_kill_9(tmp_path: Path) -> None:
+    rng, here = random.Random(0), Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    for n in range(2):
+        root = tmp_path / str(n)
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(root), str(here)], env=env, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        told = [child.stdout.readline()]
+        with pytest.raises(DataError, match=str(child.pid)):
+            Recorder(root, CONTRACT, resume=True)
+        time.sleep(rng.uniform(0.02, 0.3))
+        child.send_signal(signal.SIGKILL)
+        told += child.stdout.readlines()
+        child.wait()
+        finished = int(told[-1])
+        if n == 0:
+            assert repair(root).episodes >= finished
+        record(root, range(0), resume=True)  # the dead recorder's lock is taken over; statistics are written
+        dataset = Dataset(root)
+        assert len(dataset.episodes) >= finished
+        is_whole(root, len(dataset.episodes))
+
+
+def test_damage_is_named_and_the_prefix_is_kept(tmp_path: Path) -> None:
+    root, victim = tmp_path / "set", "data/chunk-000/file-001.parquet"
+    record(root, range(3))
+    content = (root / victim).read_bytes()
+    for damaged in (content[:-100], b"", content.replace(content[200:210], bytes(10))):
+        (root / victim).write_bytes(damaged)
+        with pytest.raises(DataError, match="file-001.parquet"):
+            Dataset(root).frames(1)
+        with pytest.raises(DataError, match="episode 1 of 3 is damaged"):
+            Recorder(root, CONTRACT, resume=True)
+    report = repair(root)
+    assert report.episodes == 1 and "file-001.parquet" in report.reason
+    assert len(report.quarantined) == 4 and (root / "quarantine/0001" / victim).read_bytes() == damaged
+    is_whole(root, 1)
+    record(root, range(1, 3), resume=True)
+    is_whole(root, 3)
+
+
+@pytest.mark.parametrize("name", ["info.json", "tasks.parquet", "subtasks.parquet", "stats.json"])
+def test_lost_meta_is_rebuilt(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "set"
+    record(root, range(2))
+    good = (root / "meta" / name).read_bytes()
+    for damaged in (good[: len(good) // 2], None):
+        if damaged is None:
+            (root / "meta" / name).unlink()
+        else:
+            (root / "meta" / name).write_bytes(damaged)
+        with pytest.raises(DataError, match=name):
+            dataset = Dataset(root)
+            print(dataset.tasks, dataset.subtasks, dataset.stats)
+        assert repair(root).episodes == 2
+        assert (root / "meta" / name).read_bytes() == good
+        is_whole(root, 2)
+
+
+def test_damaged_video_is_noticed(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    record(root, range(2), "video")
+    victim = root / "videos/observation.images.wrist/chunk-000/file-001.mp4"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    report = repair(root)
+    assert report.episodes == 1 and "file-001.mp4" in report.reason
+    victim.parent.joinpath("file-000.mp4").unlink()
+    with pytest.raises(DataError, match=r"file-000.mp4: file is missing"):
+        Dataset(root).frames(0)
+
+
+def test_one_recorder_per_folder(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    with Recorder(root, CONTRACT) as recorder:
+        with pytest.raises(DataError, match="not empty"):
+            Recorder(root, CONTRACT)
+        with pytest.raises(DataError, match=f"process {os.getpid()}"):
+            Recorder(root, CONTRACT, resume=True)
+        recorder.save_encoded(episode(0))
+    lock = Lock(root)
+    with pytest.raises(DataError, match="in use"):
+        repair(root)
+    lock.release()
+    with pytest.raises(DataError, match="image mode, not video"):
+        Recorder(root, CONTRACT, "video", resume=True)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(DataError, match="not empty"):
+            Recorder(tmp_path, CONTRACT, resume=resume)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_disk_full_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(tmp_path / "set", CONTRACT)
+    for frame in toy_frames(CONTRACT, 4, 0):
+        recorder.add_frame(frame)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(DataError, match="disk full"):
+            recorder.save_episode("toy 0", {"sim/seed": 0})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(DataError, match="No space left"):
+            recorder.save_episode("toy 0", {"sim/seed": 0})
+    recorder.save_episode("toy 0", {"sim/seed": 0})
+    recorder.close()
+    is_whole(tmp_path / "set", 1)
+
+
+def test_meta_must_be_alike_and_plain(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "set", CONTRACT)
+    recorder.save_encoded(episode(0))
+    for meta in ({"sim/seed": 1.5}, {}, {"sim/seed": np.int64(1)}, {"length": 3}, {"data/x": 1}):
+        with pytest.raises(DataError, match="meta"):
+            recorder.save_encoded(encode_episode(CONTRACT, toy_frames(CONTRACT, 2, 1), "x", meta))
+    with pytest.raises(DataError, match="no frames"):
+        recorder.save_episode("x", {"sim/seed": 1})
+
+
+def test_repair_of_a_sound_dataset_changes_nothing(tmp_path: Path) -> None:
+    root = toy_dataset(tmp_path / "set")
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    report = repair(root)
+    assert (report.episodes, report.quarantined, report.reason) == (3, [], "")
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
