@@ -147,12 +147,15 @@ def _check_column(key: str, feature: Feature, parts: list[np.ndarray]) -> list[F
             severity = "error" if feature.role == "action" else "warning"
             extent = f"{x[:, i].min():.5g} .. {x[:, i].max():.5g}"
             found.append(Finding(severity, name, f"{outside[:, i].mean():.2%} out of range ({extent})"))
-        elif _constant(x[:, i]):
-            severity = "warning" if feature.role in ("state", "action") else "note"
-            found.append(Finding(severity, name, f"is (nearly) constant at {float(x[0, i]):.5g}"))
-    return found
+    return found + _check_constant(key, feature, x)
 
 
-def _constant(x: np.ndarray) -> bool:
-    x = x.astype(np.float64)
-    return bool(x.std() <= NEARLY * max(1.0, abs(x.mean())))
+def _check_constant(key: str, feature: Feature, x: np.ndarray) -> list[Finding]:
+    """One warning per entry of state and action, which would break the normaliser; one note per feature elsewhere."""
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
+        constant = np.flatnonzero(wide.std(0) <= NEARLY * np.maximum(1.0, np.abs(wide.mean(0)))).tolist()
+    if feature.role in ("state", "action"):
+        said = "is (nearly) constant at {:.5g}"
+        return [Finding("warning", entry_name(key, feature, i), said.format(float(x[0, i]))) for i in constant]
+    return [Finding("note", key, f"{len(constant)} of {x.shape[1]} entries are constant")] if len(constant) else []

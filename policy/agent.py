@@ -47,14 +47,14 @@ class TandemAgent:
 
     def reset(self, instruction: str, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.instruction = self.bundle.words(instruction)
+        self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length)
         self.limiter = ActionLimiter(self.model.controller.cfg.action_dim)
         self.events: Counter[str] = Counter()
         self.trace: list[dict[str, Any]] = []
         self.queue: deque[np.ndarray] = deque()  # normalised actions not yet executed
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
         self.goal: Tensor | None = None  # (1, K, D)
-        self.subtask_ids: Tensor | None = None
+        self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64)
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.executed = 0
 
@@ -91,15 +91,15 @@ class TandemAgent:
         if not self.history or self.since_tick >= self.sizes.tick:
             self.history.append(z[0])
         past = list(self.history)[:-1] + [z[0]]
-        plan = self.model.planner.sample(self.instruction, *self._padded(past), previous=self.subtask_ids)
+        plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past))
         self.since_tick = 0
         entry["planner_ms"] = 1e3 * (time.perf_counter() - begin)
         if not bool(torch.isfinite(plan.goal).all()):
             self.events["planner_failed"] += 1
             return
-        text = self.bundle.text(plan.subtask_ids[0])
+        text = self.bundle.text(plan.subtask[0])
         self.events["subtask_changed" if text != self.subtask else "subtask_kept"] += 1
-        self.goal, self.subtask_ids, self.subtask = plan.goal, plan.subtask_ids, text
+        self.goal, self.previous, self.subtask = plan.goal, plan.subtask, text
         self.progress = float(plan.progress[0])
         entry["replanned"] = True
         if self.runtime.pictures:
@@ -122,8 +122,8 @@ class TandemAgent:
         if draws > 1 and goal is not None:
             best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)
         if self.runtime.pictures and goal is not None:
-            future = self.model.world(z, chunks[best : best + 1])
-            entry["future_image"] = self.bundle.picture(self.model.read_out(future))
+            forecast = self.model.world(z, chunks[best : best + 1], goal)
+            entry["future_image"] = self.bundle.picture(self.model.read_out(forecast.z))
         return chunks[best]
 
     def _prefix(self) -> Tensor | None:

@@ -105,7 +105,7 @@ class Bundle:
 
     def tokenize(self, texts: list[str], length: int) -> Tensor:
         """texts -> word ids (len(texts), length)."""
-        return self.tokenizer.encode(texts, length)[0]
+        return self.tokenizer.encode(texts, length)
 
     def text(self, ids: Tensor) -> str:
         return self.tokenizer.decode(ids)

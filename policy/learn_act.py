@@ -8,7 +8,7 @@ encoded. The goal's labels come from the averaged encoder and carry no gradient.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
-from policy.bundle import Bundle
 from policy.scene_encoder import keypoint_loss
+
+if TYPE_CHECKING:
+    from policy.bundle import Bundle
 
 WEIGHTS = {"keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1}
 
@@ -27,7 +29,7 @@ class ActLearner:
 
     name = "act"
 
-    def __init__(self, bundle: Bundle, average: AveragedModel, cache: FrameCache, batch: int, seed: int):
+    def __init__(self, bundle: "Bundle", average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype):
         self.bundle, self.model, self.average, self.cache = bundle, bundle.model, average.module, cache
         sizes = bundle.config.sizes
         self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick)

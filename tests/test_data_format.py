@@ -175,7 +175,7 @@ def test_paths_may_not_leave_the_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["image", "video"])
 def test_lerobot_opens_it(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader. Set it up in an environment of its own (it pins older packages):
-    python3 -m venv lerobot-env && lerobot-env/bin/pip install lerobot==0.4.4 pytest hypothesis tqdm
+    python3 -m venv lerobot-env && lerobot-env/bin/pip install lerobot==0.4.4 pytest hypothesis tqdm  (3 GB)
     HF_HUB_OFFLINE=1 lerobot-env/bin/python -m pytest tests/test_data_format.py -k lerobot
     """
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):

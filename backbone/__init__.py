@@ -1,0 +1,1 @@
+"""Transformer blocks that planner, controller and world model share."""

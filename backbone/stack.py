@@ -1,0 +1,80 @@
+"""A transformer assembled from a pattern: pre-norm mixer and pre-norm feed-forward layer, both residual.
+
+`MIXERS` and `FFNS` are plain dictionaries from a name to a factory of the config: a new layer type is one file and one
+entry. A mixer is called as mixer(x, positions, mask, cache) and offers `new_cache()`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from backbone.cache import StackCache
+from backbone.config import StackConfig
+from backbone.feed_forward import SwiGLU
+from backbone.gated_attention import GatedAttention
+from backbone.moe import MixtureOfExperts
+from backbone.norms import ZeroCentredRMSNorm
+
+MIXERS: dict[str, Callable[[StackConfig], nn.Module]] = {"attn": GatedAttention}
+FFNS: dict[str, Callable[[StackConfig], nn.Module]] = {
+    "moe": MixtureOfExperts,
+    "mlp": lambda cfg: SwiGLU(cfg.width, cfg.ffn_width),
+}
+
+
+class Layer(nn.Module):
+    def __init__(self, mixer: str, cfg: StackConfig):
+        super().__init__()
+        self.mixer_norm, self.ffn_norm = ZeroCentredRMSNorm(cfg.width), ZeroCentredRMSNorm(cfg.width)
+        self.mixer, self.ffn = MIXERS[mixer](cfg), FFNS[cfg.ffn](cfg)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: object) -> Tensor:
+        x = x + self.mixer(self.mixer_norm(x), positions, mask, cache)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Stack(nn.Module):
+    def __init__(self, cfg: StackConfig):
+        super().__init__()
+        unknown = [name for name in cfg.pattern.split() if name not in MIXERS]
+        if unknown or cfg.ffn not in FFNS:
+            raise ValueError(f"stack: unknown layer {(unknown or [cfg.ffn])[0]!r}; known: {[*MIXERS]} and {[*FFNS]}")
+        self.layers = nn.ModuleList(Layer(name, cfg) for name in cfg.pattern.split())
+        self.norm = ZeroCentredRMSNorm(cfg.width)
+        init_weights(self)
+
+    def new_cache(self) -> StackCache:
+        return StackCache([layer.mixer.new_cache() for layer in self.layers])
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: StackCache | None = None) -> Tensor:
+        """x (B, N, D), the tokens after those in `cache` -> (B, N, D).
+
+        mask bool, broadcastable to (B, heads, N, N_total), True where a row may see a column; None: causal.
+        """
+        N, past = x.shape[1], 0 if cache is None else cache.length
+        positions = torch.arange(past, past + N, device=x.device)
+        if mask is None:
+            mask = positions[:, None] >= torch.arange(past + N, device=x.device)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, positions, mask, None if cache is None else cache.layers[i])
+        if cache is not None:
+            cache.length += N
+        return self.norm(x)
+
+    def balance(self) -> float:
+        """Balances every mixture of experts; returns the worst busiest-to-mean load. Call it after each optimiser step."""
+        loads = [layer.ffn.balance() for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
+        return max(loads, default=1.0)
+
+
+def init_weights(model: nn.Module) -> None:
+    """Every initial value of a stack: linear and expert weights N(0, 0.02), zero-centred norm weights 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, MixtureOfExperts):
+            nn.init.normal_(module.gate_up, std=0.02)
+            nn.init.normal_(module.down, std=0.02)

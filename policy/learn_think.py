@@ -1,0 +1,107 @@
+"""Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder; and System 1
+further, on a mixture of true subgoals, the planner's subgoals (detached: knowledge insulation) and none.
+
+    words, g*, progress = P(instruction, past ticks)       g* learns G(z at the end of the subtask)
+    z' = W(z, actions)                                     learns z after the chunk
+    picture = decoder(G(z))                                learns the front camera's image
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from data.cache import FrameCache
+from data.windows import Extras, Loader, Sampler
+from policy.bundle import Bundle
+from policy.latents import encode_all
+
+WEIGHTS = {"flow": 1.0, "text": 0.3, "goal": 1.0, "progress": 0.3, "future": 1.0, "picture": 1.0}
+JUDGEMENT = 0.1  # weight of the world model's progress and success losses
+METRICS = ("subtask_accuracy", "explained")  # reported, not learned
+
+
+class ThinkLearner:
+    """A `policy.fit.Learner`."""
+
+    name = "think"
+
+    def __init__(
+        self, bundle: Bundle, average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype
+    ):
+        self.bundle, self.model, self.cache = bundle, bundle.model, cache
+        self.device = next(bundle.model.parameters()).device
+        sizes = bundle.sizes
+        self.sampler = Sampler(cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick)
+        self.instructions = bundle.tokenize(cache.instructions, sizes.instruction_length)
+        blank = torch.zeros(1, sizes.subtask_length, dtype=torch.int64)
+        self.subtasks = torch.cat([bundle.tokenize(cache.subtasks, sizes.subtask_length), blank])  # row -1: none yet
+        self.succeeds = torch.from_numpy(_succeeds_within(cache, sizes.chunk))
+        self.latents = encode_all(bundle, cache, dtype)
+        self.front = bundle.cameras[0]
+
+    def parameters(self) -> list[nn.Parameter]:
+        parts = (self.model.controller, self.model.planner, self.model.world, self.model.decoder)
+        return [p for part in parts for p in part.parameters()]
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        with Loader(self.sampler, self.cache, start_step=start_step, extras=Extras()) as loader:
+            yield from loader
+
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        sample = self._sample(batch)
+        parts, plan = self.model.planner.loss(sample)
+        goal, has_goal = self._mixed_goals(sample["goal"], plan.goal.detach())
+        parts |= {"flow": self.model.controller.loss(sample, sample["z"], goal, has_goal)}
+        parts |= self.model.world.loss(sample)
+        now = self.latents.goals(batch["index"]).to(self.device)
+        parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front].to(self.device))
+        total = [WEIGHTS.get(name, JUDGEMENT) * part for name, part in parts.items() if name not in METRICS]
+        return torch.stack(total).sum(), parts
+
+    def _sample(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        scenes, goals = self.latents.scenes, self.latents.goals
+        history = scenes(batch["history_index"])
+        sample = {
+            "instruction": self.instructions[batch["instruction"]],
+            "subtask": self.subtasks[batch["subtask"]],
+            "previous": self.subtasks[batch["previous_subtask"]],
+            "history": history,
+            "history_mask": batch["history_mask"],
+            "z": history[:, -1],
+            "goal": goals(batch["subgoal_index"]),
+            "progress": batch["progress"],
+            "future": scenes(batch["future_index"]),
+            "future_progress": self._progress_at(batch),
+            "future_success": self.succeeds[batch["index"]],
+            "actions": self.bundle.normalized_actions(batch["actions"]),
+            "action_mask": batch["action_mask"],
+        }
+        return {name: value.to(self.device) for name, value in sample.items()}
+
+    def _progress_at(self, batch: dict[str, Any]) -> Tensor:
+        """Progress of the present subtask after the chunk: 1 once its end is passed."""
+        end, future, index = batch["subgoal_index"], batch["future_index"], batch["index"]
+        left = (end - index).clamp(min=0).float()
+        gained = (future - index).float() / left.clamp(min=1.0)
+        return (batch["progress"] + (1 - batch["progress"]) * gained).clamp(0, 1)
+
+    def _mixed_goals(self, true: Tensor, planned: Tensor) -> tuple[Tensor, Tensor]:
+        """A quarter true subgoals, a half the planner's, a quarter none (the flat policy's share)."""
+        kind = torch.rand(len(true), device=true.device)
+        goal = torch.where((kind < 0.25)[:, None, None], true, planned)
+        return goal, kind < 0.75
+
+    def after_step(self) -> None:
+        self.model.planner.stack.balance()
+
+
+def _succeeds_within(cache: FrameCache, chunk: int) -> np.ndarray:
+    """float32 (F,): 1 where the episode has succeeded `chunk` steps later."""
+    success = cache.columns["next.success"].astype("float32").reshape(-1)
+    last = cache.episode_end[cache.episode_of] - 1
+    reaches_end = np.arange(len(success)) + chunk >= last
+    return (success[last] * reaches_end).astype("float32")

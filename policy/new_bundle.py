@@ -1,0 +1,38 @@
+"""A fresh policy for a data set: vocabulary, statistics and sizes from the data, random weights."""
+
+from data.cache import FrameCache
+from data.normalize import Normalizer
+from data.stats import of_columns
+from planner.tokenizer import WordTokenizer
+from policy.bundle import ACTION, STATE, Bundle
+from policy.errors import PolicyError
+from policy.model import ModelConfig, Tandem
+from policy.recipe import Recipe
+
+# Rotations about x and y stay near zero in most tabletop data, and so do two rotation entries of the state. A floor
+# keeps their noise from being blown up to unit size.
+FLOOR = {STATE: 0.02, ACTION: 0.1}
+
+
+def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
+    contract = cache.contract
+    cameras = tuple(contract.cameras())
+    size = contract.features[contract.cameras()[cameras[0]]].shape[0]
+    if size != recipe.sizes.image_size:
+        raise PolicyError(f"the data's images are {size} pixels, recipe {recipe.name!r} wants {recipe.sizes.image_size}; re-collect")
+    normalizer = Normalizer.fit(of_columns(cache.columns, (STATE, ACTION)), contract, (STATE, ACTION), floor=FLOOR)
+    tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])
+    config = ModelConfig(
+        sizes=recipe.sizes,
+        cameras=cameras,
+        state_dim=contract.features[STATE].shape[0],
+        action_dim=contract.features[ACTION].shape[0],
+        entities=cache.columns["observation.environment_state"].shape[1] // 4 if _privileged(cache, cameras) else 0,
+        words=tokenizer.size,
+    )
+    return Bundle(config, contract, normalizer, tokenizer, Tandem(config))
+
+
+def _privileged(cache: FrameCache, cameras: tuple[str, ...]) -> bool:
+    keys = ["observation.environment_state", *(f"observation.keypoints.{camera}" for camera in cameras)]
+    return all(key in cache.columns for key in keys)
