@@ -2,7 +2,8 @@
 
 from typing import Any
 
-import envs.tasks  # registers the tabletop suite
+import envs.gl  # isort: skip  # before anything imports mujoco
+import envs.tasks  # isort: skip  # registers the tabletop suite
 from envs.contract import contract_fields
 from envs.entities import ENTITIES
 from envs.errors import EnvError

@@ -1,16 +1,11 @@
 """Offscreen images of a MuJoCo model, for training (small, plain, fast) and for people (the same, larger)."""
 
 import os
-import sys
-
-from envs.errors import EnvError
-
-if sys.platform.startswith("linux"):
-    os.environ.setdefault("MUJOCO_GL", "egl")  # read when mujoco's renderer is first imported
-os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software rasteriser: one core per environment
 
 import mujoco
 import numpy as np
+
+from envs.errors import EnvError
 
 _OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
 

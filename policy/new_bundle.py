@@ -2,7 +2,7 @@
 
 from data.cache import FrameCache
 from data.normalize import Normalizer
-from data.stats import of_columns
+from data.stats import column_stats
 from planner.tokenizer import WordTokenizer
 from policy.bundle import ACTION, STATE, Bundle
 from policy.errors import PolicyError
@@ -20,7 +20,8 @@ def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
     size = contract.features[contract.cameras()[cameras[0]]].shape[0]
     if size != recipe.sizes.image_size:
         raise PolicyError(f"the data's images are {size} pixels, recipe {recipe.name!r} wants {recipe.sizes.image_size}; re-collect")
-    normalizer = Normalizer.fit(of_columns(cache.columns, (STATE, ACTION)), contract, (STATE, ACTION), floor=FLOOR)
+    stats = {key: column_stats(cache.columns[key]) for key in (STATE, ACTION)}
+    normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
     tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])
     config = ModelConfig(
         sizes=recipe.sizes,

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do everything on a fresh Debian/Ubuntu machine with python3 (>= 3.11) and make.
+# TORCH=cpu (default) takes PyTorch's CPU build; TORCH=cu130 (or another of PyTorch's CUDA tags) takes that one.
+TORCH ?= cpu
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready-$(TORCH)
+
+.PHONY: demo test lint types wheel setup clean
+
+demo: setup
+	$(VENV)/bin/tandem demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup
+	$(VENV)/bin/mypy
+
+wheel: setup
+	rm -rf build dist
+	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist
+	$(VENV)/bin/python tests/smoke_wheel.py dist
+
+setup: $(READY)
+
+$(READY): constraints.txt pyproject.toml scripts/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/setup.sh
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist outputs

@@ -1,0 +1,89 @@
+"""What can drive an environment: a trained checkpoint, the scripted expert, or chance. All share `reset` and `act`."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+import envs
+from data.contract import Contract
+from policy.agent import Runtime, TandemAgent
+from policy.bundle import Bundle
+from policy.errors import PolicyError
+
+MODES = ("hierarchical", "flat")
+
+
+class Agent(Protocol):
+    trace: list[dict[str, Any]]  # per step: subtask, progress, replanned, planner_ms, controller_ms, pictures
+    events: dict[str, int]
+
+    def bind(self, env: Any) -> None: ...
+    def reset(self, instruction: str, seed: int) -> None: ...
+    def act(self, obs: dict[str, Any]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """Picklable: a worker process makes the agent from it."""
+
+    kind: str  # "checkpoint", "expert" or "random"
+    checkpoint: str = ""
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+def load_agent(spec: AgentSpec) -> Agent:
+    if spec.kind == "checkpoint":
+        contract = Contract.from_fields(envs.contract_fields())
+        return TandemAgent(Bundle.load(spec.checkpoint, expect=contract), spec.runtime)
+    if spec.kind not in ("expert", "random"):
+        raise PolicyError(f"unknown agent {spec.kind!r}; known: checkpoint, expert, random")
+    return ExpertAgent() if spec.kind == "expert" else RandomAgent()
+
+
+class ExpertAgent:
+    """The task's script, from simulator state: the upper end of every table."""
+
+    def __init__(self) -> None:
+        self.trace: list[dict[str, Any]] = []
+        self.events: dict[str, int] = {}
+
+    def bind(self, env: Any) -> None:
+        self._env = env
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self._expert = envs.expert(self._env, seed)
+        self.trace = []
+
+    def act(self, obs: dict[str, Any]) -> np.ndarray:
+        action, subtask, _ = self._expert.act()
+        new = not self.trace or self.trace[-1]["subtask"] != subtask
+        self.trace.append(entry(subtask, replanned=new))
+        return action
+
+
+class RandomAgent:
+    """Uniform actions: the lower end."""
+
+    def __init__(self) -> None:
+        self.trace: list[dict[str, Any]] = []
+        self.events: dict[str, int] = {}
+
+    def bind(self, env: Any) -> None:
+        self._size = env.action_space.shape[0]
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self.trace = []
+
+    def act(self, obs: dict[str, Any]) -> np.ndarray:
+        self.trace.append(entry("", replanned=False))
+        return self._rng.uniform(-1, 1, self._size).astype(np.float32)
+
+
+def entry(subtask: str, replanned: bool) -> dict[str, Any]:
+    """A trace entry of an agent without a model."""
+    return {
+        "subtask": subtask, "progress": 0.0, "replanned": replanned, "planner_ms": None, "controller_ms": None,
+        "goal_image": None, "future_image": None,
+    }  # fmt: skip

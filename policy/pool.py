@@ -1,0 +1,128 @@
+"""Worker processes that may die: every job is done exactly once, in a fresh process if its first one crashed.
+
+Workers are spawned (OpenGL contexts do not survive a fork), get one job at a time through a pipe of their own, and are
+replaced when the pipe closes or a job takes too long. A job that keeps killing its worker is reported as a `Crash`, not
+dropped and not counted as anything else. Errors that Python can report (exceptions) end the run: they are bugs or bad
+input, and repeating them would hide that.
+"""
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+RETRIES = 2  # fresh workers that a job may kill before it is given up
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The result of a job whose workers all died."""
+
+    reason: str
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    job: int | None = None
+    since: float = 0.0
+
+
+class Pool:
+    """`for index, result in Pool(work, jobs, workers, deadline).run()`: in order of completion."""
+
+    def __init__(self, work: Callable[[Any], Any], jobs: Sequence[Any], workers: int, deadline: float = 300.0):
+        """work: a picklable function of one job; deadline: seconds that one job may take."""
+        self.work, self.jobs, self.deadline = work, jobs, deadline
+        self.count = max(1, min(workers, len(jobs)))
+        self.waiting = deque(range(len(jobs)))
+        self.tries = [0] * len(jobs)
+        self.replaced = 0  # workers that died
+        self._workers: list[_Worker] = []
+
+    def run(self) -> Iterator[tuple[int, Any]]:
+        self._workers = [self._spawn() for _ in range(self.count)]
+        try:
+            left = len(self.jobs)
+            while left:
+                for index, result in self._round():
+                    left -= 1
+                    yield index, result
+        finally:
+            self._stop()
+
+    def _round(self) -> Iterator[tuple[int, Any]]:
+        for worker in self._workers:
+            if worker.job is None and self.waiting:
+                worker.job, worker.since = self.waiting.popleft(), time.monotonic()
+                self.tries[worker.job] += 1
+                worker.pipe.send(self.jobs[worker.job])
+        busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
+        for pipe in wait(list(busy), timeout=1.0):
+            worker = busy.pop(pipe)  # type: ignore[index]
+            try:
+                result = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                yield from self._replace(worker, f"died with exit code {_exit_code(worker)}")
+                continue
+            index, worker.job = worker.job, None
+            if isinstance(result, BaseException):
+                raise result
+            assert index is not None
+            yield index, result
+        for worker in busy.values():
+            if time.monotonic() - worker.since > self.deadline:
+                yield from self._replace(worker, f"gave no answer in {self.deadline:.0f} s")
+
+    def _replace(self, worker: _Worker, reason: str) -> Iterator[tuple[int, Any]]:
+        job = worker.job
+        assert job is not None
+        self.replaced += 1
+        worker.process.kill()
+        self._workers[self._workers.index(worker)] = self._spawn()
+        if self.tries[job] <= RETRIES:
+            self.waiting.appendleft(job)
+        else:
+            yield job, Crash(f"worker {reason}, {self.tries[job]} times")
+
+    def _spawn(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+
+
+def _exit_code(worker: _Worker) -> int | None:
+    worker.process.join(timeout=5)
+    return worker.process.exitcode
+
+
+def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            result = work(job)
+        except Exception as error:  # carried to the parent, which raises it
+            result = error
+        pipe.send(result)

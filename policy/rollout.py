@@ -1,0 +1,124 @@
+"""One evaluation episode: a function of (task, seed, control, agent) and of nothing else.
+
+The outcome does not depend on which worker runs it, nor on what ran before: the environment is reset from the seed,
+the agent's noise is seeded from task and seed, and torch runs on one thread.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from policy.agents import Agent, AgentSpec, load_agent
+
+CONTROLS = ("normal", "empty", "wrong")  # what the agent is told: the truth, nothing, another object of the scene
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What to run."""
+
+    task: str
+    seed: int
+    mode: str = "hierarchical"  # of the agent, see Runtime.mode
+    control: str = "normal"
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.seed}/{self.mode}/{self.control}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    task: str
+    seed: int
+    mode: str
+    control: str
+    success: bool
+    steps: int
+    reward: float  # sum over the episode
+    told: str  # the instruction that the agent got
+    first_state: str  # digest of the simulator's first state
+    status: str  # "done", "skipped" (no wrong instruction exists), "sim_error", or "crashed"
+    planner_ms: tuple[float, ...] = ()
+    controller_ms: tuple[float, ...] = ()
+    events: dict[str, int] | None = None
+    detail: str = ""
+
+    @property
+    def key(self) -> str:
+        return Episode(self.task, self.seed, self.mode, self.control).key
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@lru_cache(maxsize=8)
+def _environment(task: str) -> Any:
+    return envs.make(task)
+
+
+@lru_cache(maxsize=4)
+def _agent(spec: AgentSpec) -> Agent:
+    return load_agent(spec)
+
+
+def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
+    """For `policy.pool.Pool`: environments and agents are kept between the episodes of a worker."""
+    spec, episode = job
+    torch.set_num_threads(1)
+    if spec.kind == "checkpoint":
+        spec = replace(spec, runtime=replace(spec.runtime, mode=episode.mode))
+    return run_episode(_environment(episode.task), _agent(spec), episode)
+
+
+Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step
+
+
+def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    obs, _ = env.reset(seed=episode.seed)
+    told = _told(env, episode.control)
+    digest = env.unwrapped.first_state_digest()
+    if told is None:
+        return _outcome(episode, told="", first_state=digest, status="skipped")
+    obs["task"] = told
+    agent.bind(env)
+    agent.reset(told, zlib.crc32(f"{episode.task}/{episode.seed}".encode()))
+    reward, steps, ended, info = 0.0, 0, False, {"success": False, "sim_error": False}
+    while not ended:
+        action = agent.act(obs)
+        if watch is not None:
+            watch(env, agent.trace[-1])
+        obs, gain, terminated, truncated, info = env.step(action)
+        obs["task"] = told
+        reward, steps, ended = reward + float(gain), steps + 1, terminated or truncated
+    status = "sim_error" if info["sim_error"] else "done"
+    return _outcome(
+        episode, told=told, first_state=digest, status=status, success=bool(info["success"]), steps=steps,
+        reward=round(reward, 6), planner_ms=_times(agent, "planner_ms"), controller_ms=_times(agent, "controller_ms"),
+        events=dict(agent.events),
+    )  # fmt: skip
+
+
+def _outcome(episode: Episode, **values: Any) -> Outcome:
+    nothing: dict[str, Any] = {"success": False, "steps": 0, "reward": 0.0, "told": "", "first_state": ""}
+    return Outcome(**(asdict(episode) | nothing | values))
+
+
+def crashed(episode: Episode, reason: str) -> Outcome:
+    return _outcome(episode, status="crashed", detail=reason)
+
+
+def _told(env: Any, control: str) -> str | None:
+    return {"normal": env.unwrapped.instruction, "empty": "", "wrong": env.unwrapped.wrong_instruction()}[control]
+
+
+def _times(agent: Agent, name: str) -> tuple[float, ...]:
+    return tuple(round(float(np.float64(e[name])), 2) for e in agent.trace if e[name] is not None)

@@ -1,0 +1,81 @@
+"""`tandem <verb>`: finds the verb's file, parses its flags with tyro, and turns known errors into one line."""
+
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+VERBS = {
+    "demo": "record, train, evaluate and watch three tasks in one go",
+    "collect": "record demonstrations by the scripted experts",
+    "train": "train a policy on recorded demonstrations",
+    "eval": "measure task success on held-out seeds",
+    "compare": "say whether two evaluations differ",
+    "watch": "render rollouts into videos and a page",
+    "data": "check, repair, replay or describe a data set",
+    "bench": "measure rates on this machine",
+    "doctor": "find out what is wrong with this installation",
+    "results": "write the measured figures into README.md",
+}
+# Errors that name what was wrong and what to do. Looked up without importing, so that `--help` stays quick.
+ERRORS = ("envs.errors.EnvError", "data.errors.DataError", "policy.errors.PolicyError", "scripts.errors.UserError")
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: tandem <verb> [flags]; tandem <verb> --help explains them\n")
+        print("\n".join(f"  {verb:9} {what}" for verb, what in VERBS.items()))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"tandem {metadata.version('tandem-vla')}")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"tandem: error: unknown verb {arguments[0]!r}; known: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return run(arguments[0], arguments[1:])
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    from scripts.malloc import keep_pages
+
+    keep_pages()
+    try:
+        module = importlib.import_module(f"scripts.{verb}")
+        import tyro
+
+        args = tyro.cli(module.Args, prog=f"tandem {verb}", args=arguments, description=module.__doc__)
+        if getattr(args, "dry_run", False):
+            print(json.dumps({"verb": verb} | resolved(module, args), indent=1, default=str))
+            return 0
+        return int(module.main(args))
+    except KeyboardInterrupt as stop:
+        print(f"tandem: stopped. {stop}", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        if not isinstance(error, known_errors()):
+            raise
+        print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def resolved(module: Any, args: Any) -> dict[str, Any]:
+    """What `--dry-run` prints: the flags, and what the verb makes of them."""
+    more = module.resolve(args) if hasattr(module, "resolve") else {}
+    return {"args": asdict(args)} | more
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """The error classes of the layers that are loaded by now."""
+    found = []
+    for path in ERRORS:
+        module, name = path.rsplit(".", 1)
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

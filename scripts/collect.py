@@ -1,0 +1,124 @@
+"""Record demonstrations: scripted experts act in MuJoCo, worker processes encode, one writer stores in seed order.
+
+The bytes on disk do not depend on the number of workers. An episode that fails is counted, reported and left out.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+import envs
+from data.contract import Contract
+from data.encode import EncodedEpisode, EpisodeEncoder
+from data.reader import Dataset
+from data.writer import Recorder
+from policy.pool import Crash, Pool
+from scripts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Args:
+    tasks: tuple[str, ...] = ("tabletop",)  # task or suite names
+    episodes: int = 100  # successful demonstrations per task
+    first_seed: int = 0  # seeds first_seed, first_seed + 1, … per task; evaluation uses seeds from 1,000,000
+    output: Path = Path("datasets/tabletop")  # folder of the data set
+    mode: Literal["image", "video"] = "image"  # PNG frames, lossless; or H.264, smaller
+    workers: int = 2  # processes
+    resume: bool = False  # continue the data set in `output`
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+@dataclass(frozen=True)
+class Job:
+    task: str
+    seed: int
+    mode: str
+
+
+def resolve(args: Args) -> dict[str, Any]:
+    return {"tasks": envs.resolve(args.tasks), "contract": Contract.from_fields(envs.contract_fields()).digest()}
+
+
+def main(args: Args) -> int:
+    tasks = envs.resolve(args.tasks)
+    if args.episodes < 1:
+        raise UserError(f"--episodes is {args.episodes}; ask for at least 1")
+    contract = Contract.from_fields(envs.contract_fields())
+    failed = 0
+    with Recorder(args.output, contract, mode=args.mode, resume=args.resume) as recorder:
+        have = _recorded(args.output) if args.resume else {}
+        with tqdm(total=len(tasks) * args.episodes, unit="episode", desc="collect", dynamic_ncols=True) as bar:
+            bar.update(sum(min(args.episodes, len(have.get(task, ()))) for task in tasks))
+            for task in tasks:
+                failed += _collect_task(task, args, recorder, have.get(task, []), bar)
+    print(f"{recorder_summary(args.output)} in {args.output}; {failed} failed attempts left out")
+    return 0
+
+
+def recorder_summary(root: Path) -> str:
+    dataset = Dataset(root)
+    return f"{len(dataset.episodes)} episodes, {len(dataset)} frames"
+
+
+def _recorded(root: Path) -> dict[str, list[int]]:
+    have: dict[str, list[int]] = {}
+    for row in Dataset(root).episodes:
+        have.setdefault(str(row["sim/task"]), []).append(int(row["sim/seed"]))
+    return have
+
+
+def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], bar: tqdm) -> int:
+    """Records until `task` has its episodes; returns how many attempts failed."""
+    done, failed = len(have), 0
+    seed = max(have, default=args.first_seed - 1) + 1
+    while done < args.episodes:
+        wanted = args.episodes - done
+        jobs = [Job(task, seed + i, args.mode) for i in range(wanted)]
+        seed += wanted
+        waiting: dict[int, EncodedEpisode | Crash | None] = {}
+        position = 0
+        for index, result in Pool(record, jobs, args.workers).run():
+            waiting[index] = result
+            while position in waiting:
+                episode = waiting.pop(position)
+                position += 1
+                if isinstance(episode, Crash):
+                    raise UserError(f"recording {task} seed {jobs[position - 1].seed}: {episode.reason}; run `tandem doctor`")
+                if episode is None:
+                    failed += 1
+                    continue
+                recorder.save_encoded(episode)
+                done += 1
+                bar.update()
+    return failed
+
+
+@lru_cache(maxsize=1)
+def _environment(task: str) -> Any:
+    return envs.make(task)
+
+
+def record(job: Job) -> EncodedEpisode | None:
+    """One expert episode, or None where the expert failed. Runs in a worker."""
+    env = _environment(job.task)
+    obs, _ = env.reset(seed=job.seed)
+    instruction, expert = obs["task"], envs.expert(env, job.seed)
+    encoder = EpisodeEncoder(Contract.from_fields(envs.contract_fields()), job.mode)
+    ended, info = False, {"success": False}
+    while not ended:
+        action, subtask, perturbed = expert.act()
+        frame = {key: value for key, value in obs.items() if key != "task"} | env.unwrapped.privileged()
+        obs, reward, terminated, truncated, info = env.step(action)
+        ended = terminated or truncated
+        encoder.add(
+            frame
+            | {"action": action, "subtask": subtask, "perturbed": perturbed}
+            | {"next.reward": float(reward), "next.success": bool(info["success"]), "next.done": ended}
+        )
+    if not info["success"]:
+        return None
+    meta = {"sim/seed": job.seed, "sim/success": True, "sim/task": job.task, "source": "expert"}
+    return encoder.finish(instruction, meta)

@@ -1,0 +1,5 @@
+"""Errors of the command line itself."""
+
+
+class UserError(ValueError):
+    """What was wrong, where, and what to do. Printed as one line; exit code 2."""

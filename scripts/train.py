@@ -1,0 +1,62 @@
+"""Train a policy on recorded demonstrations: `tandem train --preset tabletop --data datasets/tabletop`.
+
+Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import envs
+from policy.recipe import Recipe, preset
+from policy.run import default_output
+from scripts import collect
+
+
+@dataclass(frozen=True)
+class Args:
+    preset: str = "tabletop"  # debug, demo or tabletop
+    data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
+    output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
+    resume: bool = False  # continue the run in --output
+    seed: int = 0
+    act_steps: int | None = None  # steps of stage `act`, instead of the preset's
+    think_steps: int | None = None  # steps of stage `think`, instead of the preset's
+    precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
+    threads: int = 2  # of torch
+    cache: Path = Path("cache")  # decoded frames, memory-mapped
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+def recipe_of(args: Args) -> Recipe:
+    recipe = replace(preset(args.preset), seed=args.seed, precision=args.precision, threads=args.threads)
+    act = recipe.act if args.act_steps is None else replace(recipe.act, steps=args.act_steps)
+    think = recipe.think if args.think_steps is None else replace(recipe.think, steps=args.think_steps)
+    return replace(recipe, act=act, think=think)
+
+
+def resolve(args: Args) -> dict[str, Any]:
+    recipe = recipe_of(args)
+    return {"recipe": asdict(recipe), "tasks": envs.resolve(recipe.tasks)}
+
+
+def main(args: Args) -> int:
+    from data.cache import FrameCache
+    from policy.train import train
+
+    recipe = recipe_of(args)
+    data = args.data or (ensure_data(recipe),)
+    cache = FrameCache.build(list(data), args.cache)
+    output = args.output or default_output("train", recipe.name)
+    print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
+    checkpoint = train(recipe, cache, output, args.resume)
+    print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
+    return 0
+
+
+def ensure_data(recipe: Recipe) -> Path:
+    """The preset's demonstrations, recorded where they are not complete yet."""
+    folder = Path("datasets") / recipe.name
+    started = (folder / "meta" / "info.json").exists()
+    collect.main(collect.Args(recipe.tasks, recipe.episodes, output=folder, resume=started))
+    return folder
