@@ -1,0 +1,77 @@
+"""Say whether two evaluations differ: `tandem compare A B`, paired by task, seed, mode and control where possible."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from policy.statistics import Comparison, Proportion, paired, unpaired
+from scripts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Args:
+    a: Annotated[Path, tyro.conf.Positional]  # results.json, or the folder that holds it
+    b: Annotated[Path, tyro.conf.Positional]
+    mode: str = "hierarchical"  # which mode of A
+    mode_b: str | None = None  # which mode of B; default: the same
+    control: str = "normal"
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+Outcomes = dict[tuple[str, int], bool]
+
+
+def main(args: Args) -> int:
+    a = load(args.a, args.mode, args.control)
+    b = load(args.b, args.mode_b or args.mode, args.control)
+    table = Table(title=f"A = {args.a}, B = {args.b}")
+    for heading in ("task", "A", "B", "B - A, 95%", "verdict"):
+        table.add_column(heading)
+    for task in dict.fromkeys(task for task, _ in a if any(task == other for other, _ in b)):
+        mine, theirs = _of(a, task), _of(b, task)
+        table.add_row(task, *row(mine, theirs))
+    table.add_row("all", *row(a, b))
+    Console().print(table)
+    return 0
+
+
+def load(path: Path, mode: str, control: str) -> Outcomes:
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        episodes: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is no evaluation ({error}); pass the results.json of `tandem eval`") from error
+    chosen = {
+        (e["task"], e["seed"]): bool(e["success"])
+        for e in episodes
+        if e["mode"] == mode and e["control"] == control and e["status"] in ("done", "sim_error")
+    }
+    if not chosen:
+        raise UserError(f"{file} has no finished episodes with mode {mode!r} and control {control!r}")
+    return chosen
+
+
+def compare(a: Outcomes, b: Outcomes) -> Comparison:
+    if a.keys() == b.keys():
+        keys = sorted(a)
+        return paired([a[k] for k in keys], [b[k] for k in keys])
+    return unpaired(_proportion(a), _proportion(b))
+
+
+def row(a: Outcomes, b: Outcomes) -> tuple[str, str, str, str]:
+    c = compare(a, b)
+    spread = f"{100 * c.difference:+.0f} [{100 * c.low:+.0f}, {100 * c.high:+.0f}] points"
+    return str(_proportion(a)), str(_proportion(b)), spread, f"{c.verdict} · {c.test}"
+
+
+def _of(outcomes: Outcomes, task: str) -> Outcomes:
+    return {key: value for key, value in outcomes.items() if key[0] == task}
+
+
+def _proportion(outcomes: Outcomes) -> Proportion:
+    return Proportion(sum(outcomes.values()), len(outcomes))

@@ -1,0 +1,161 @@
+"""Measure task success on held-out seeds, with Wilson 95% intervals, hierarchical beside flat, and language controls.
+
+`tandem eval --checkpoint outputs/train/…` writes results.json with a manifest; `--reproduce results.json` runs the same
+episodes again and compares them one by one.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from policy import checkpoint
+from policy.agent import Runtime
+from policy.agents import AgentSpec
+from policy.evaluate import EPISODES_FILE, evaluate, plan, resolve_tasks, summary
+from policy.rollout import CONTROLS, Outcome
+from policy.run import default_output
+from policy.statistics import Proportion
+from scripts.errors import UserError
+from scripts.manifest import manifest
+from scripts.results import write_result
+
+
+@dataclass(frozen=True)
+class Args:
+    checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
+    agent: Literal["checkpoint", "expert", "random"] = "checkpoint"  # who acts
+    tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
+    episodes: int = 50  # per task, mode and control
+    first_seed: int = 1_000_000  # held out: demonstrations use seeds from 0
+    modes: tuple[Literal["hierarchical", "flat"], ...] = ("hierarchical", "flat")
+    controls: tuple[Literal["normal", "wrong", "empty"], ...] = CONTROLS  # what the agent is told
+    runtime: Runtime = Runtime()  # how the checkpoint is run
+    workers: int = 2  # processes; the outcomes do not depend on it
+    output: Path | None = None  # default: outputs/eval/<date>/<time>_<checkpoint>
+    resume: bool = False  # continue the evaluation in --output
+    reproduce: Path | None = None  # a results.json: run its episodes again and compare
+    result: str | None = None  # also write docs/results/<name>.json
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+def main(args: Args) -> int:
+    if args.reproduce is not None:
+        return reproduce(args)
+    results, folder = run(args)
+    show(results)
+    print(f"results: {folder / 'results.json'}")
+    return 0
+
+
+def run(args: Args) -> tuple[dict[str, Any], Path]:
+    """Runs the evaluation and writes results.json; returns its content and the folder."""
+    spec = AgentSpec(args.agent, str(checkpoint.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime)
+    tasks = resolve_tasks(args.tasks or _trained_on(spec))
+    modes = args.modes if args.agent == "checkpoint" else ("hierarchical",)
+    folder = args.output or default_output("eval", Path(args.checkpoint or args.agent).name)
+    if (folder / EPISODES_FILE).exists() and not args.resume:
+        raise UserError(f"output folder {folder} holds an evaluation; pass --resume to continue it or choose another --output")
+    if args.agent == "checkpoint":
+        _preflight(spec)
+    outcomes = _evaluate(args, spec, tasks, modes, folder)
+    results = {
+        "manifest": manifest(checkpoint=checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent, command=_command()),
+        "options": asdict(replace(args, tasks=tasks, modes=modes)) | {"output": str(folder), "reproduce": None},
+        "summary": summary(outcomes),
+        "episodes": [outcome.as_dict() for outcome in outcomes],
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1, default=str))
+    if args.result:
+        about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
+        write_result(args.result, _command(), results["summary"], **about)
+    return results, folder
+
+
+def _evaluate(args: Args, spec: AgentSpec, tasks: tuple[str, ...], modes: tuple[str, ...], folder: Path) -> list[Outcome]:
+    episodes = plan(tasks, args.episodes, args.first_seed, modes, args.controls)
+    with tqdm(total=len(episodes), unit="episode", desc="eval", dynamic_ncols=True) as bar:
+        done = [0, 0]
+
+        def count(outcome: Outcome) -> None:
+            done[0] += outcome.success
+            done[1] += 1
+            bar.update()
+            bar.set_postfix_str(f"{done[0]} of {done[1]} succeeded")
+
+        outcomes = evaluate(spec, episodes, folder, args.workers, count)
+    return outcomes
+
+
+def _needed(args: Args) -> str:
+    if not args.checkpoint:
+        raise UserError("no --checkpoint given; pass the output folder of `tandem train`, or --agent expert")
+    return args.checkpoint
+
+
+def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
+    if not spec.checkpoint:
+        return ("tabletop",)
+    return tuple(checkpoint.read_json(Path(spec.checkpoint), "pretrained_model/train_config.json")["tasks"])
+
+
+def _preflight(spec: AgentSpec) -> None:
+    """Loads the policy once here, so that a bad checkpoint is one line and not a worker's traceback."""
+    from policy.agents import load_agent
+
+    load_agent(spec)
+
+
+def _command() -> str:
+    return "tandem " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tandem") else shlex.join(sys.argv)
+
+
+def show(results: dict[str, Any]) -> None:
+    s = results["summary"]
+    names = [c for c in ("hierarchical", "flat", "wrong", "empty") if c in s["mean"]]
+    table = Table(title="success, with Wilson 95% intervals")
+    for heading in ("task", *names):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for task, row in s["per_task"].items():
+        table.add_row(task, *(_interval(row.get(name)) for name in names))
+    table.add_row("mean over tasks", *(f"{100 * s['mean'][name]:.1f}%" for name in names))
+    console = Console()
+    console.print(table)
+    console.print(f"errors (not counted): {s['errors']}; planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)")
+
+
+def _interval(entry: dict[str, float] | None) -> str:
+    if entry is None:
+        return "–"
+    return str(Proportion(round(entry["success"] * entry["n"]), int(entry["n"])))
+
+
+def reproduce(args: Args) -> int:
+    """Runs the episodes of a results.json again; exit code 1 if any outcome differs."""
+    stored = json.loads(Path(str(args.reproduce)).read_text())
+    options = stored["options"]
+    again = replace(
+        args, checkpoint=args.checkpoint or options["checkpoint"], agent=options["agent"], tasks=tuple(options["tasks"]),
+        episodes=options["episodes"], first_seed=options["first_seed"], modes=tuple(options["modes"]),
+        controls=tuple(options["controls"]), runtime=Runtime(**options["runtime"]), reproduce=None, result=None,
+    )  # fmt: skip
+    results, _ = run(again)
+    for key in ("code", "packages", "checkpoint", "gl", "processor"):
+        if stored["manifest"].get(key) != results["manifest"].get(key):
+            print(f"note: {key} was {stored['manifest'].get(key)}, is {results['manifest'].get(key)}")
+    new = {(e["task"], e["seed"], e["mode"], e["control"]): e for e in results["episodes"]}
+    fields = ("success", "steps", "reward", "first_state", "status")
+    differ = [
+        e for e in stored["episodes"]
+        if any(e[f] != new[(e["task"], e["seed"], e["mode"], e["control"])][f] for f in fields)
+    ]  # fmt: skip
+    for e in differ[:20]:
+        print(f"differs: {e['task']} seed {e['seed']} {e['mode']} {e['control']}")
+    print(f"{len(stored['episodes']) - len(differ)} of {len(stored['episodes'])} episodes reproduced exactly")
+    return int(bool(differ))

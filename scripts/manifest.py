@@ -1,0 +1,58 @@
+"""What a figure was measured with: enough to say why a re-run differs."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("tandem-vla", "torch", "mujoco", "numpy", "gymnasium", "mink", "daqp", "diffusers", "tokenizers")
+
+
+def manifest(**more: Any) -> dict[str, Any]:
+    """Code version, packages, machine, GL backend; `more` adds checkpoint digest, seeds and the like."""
+    import torch
+
+    return {
+        "code": code_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "gl": os.environ.get("MUJOCO_GL", "default"),
+    } | more
+
+
+def code_version() -> str:
+    """The commit, with "+changes" where the checkout differs from it; outside a checkout the package's version."""
+    root = Path(__file__).parent.parent
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
+            return _version("tandem-vla")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return _version("tandem-vla")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
