@@ -21,6 +21,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
     features["observation.environment_state"] = _privileged(("x", "y", "z", "present"))
     for camera in CAMERAS:
         features[f"observation.keypoints.{camera}"] = _privileged(("u", "v", "visible"))
+    features["referents"] = {"dtype": "int64", "shape": [2], "names": ["object", "destination"], "role": "privileged"}
     features["perturbed"] = {"dtype": "bool", "shape": [1], "role": "label"}
     features["next.reward"] = {"dtype": "float32", "shape": [1], "role": "label"}
     features |= {name: {"dtype": "bool", "shape": [1], "role": "label"} for name in ("next.success", "next.done")}

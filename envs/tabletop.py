@@ -111,7 +111,8 @@ class TabletopEnv(gymnasium.Env):
         """What only a simulator knows; recorded for training, never part of an observation.
 
         observation.environment_state (M * 4,): x, y, z [m] and present, per entity of ENTITIES;
-        observation.keypoints.<camera> (M * 3,): u right, v down in [-1, 1] and visible (in front and inside the image).
+        observation.keypoints.<camera> (M * 3,): u right, v down in [-1, 1] and visible (in front and inside the image);
+        referents (2,): index in ENTITIES of what the true instruction handles, and of where to; -1 for none.
         """
         found = self.sim.entity_positions()
         state = np.zeros((len(ENTITIES), 4), np.float32)
@@ -123,6 +124,8 @@ class TabletopEnv(gymnasium.Env):
             points = project(self.sim.model, self.sim.data, camera, state[:, :3])
             points[state[:, 3] == 0] = 0.0
             columns[f"observation.keypoints.{camera}"] = points.reshape(-1)
+        names = self.task.referents(self.sim)
+        columns["referents"] = np.array([-1 if n is None else ENTITIES.index(n) for n in names], np.int64)
         return columns
 
     def first_state_digest(self) -> str:

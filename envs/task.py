@@ -29,6 +29,7 @@ class Task:
     expert: ClassVar[type["Expert"]]
     picks_object: ClassVar[bool] = True  # the instruction decides which object is meant
     shapes: ClassVar[tuple[str, ...]] = ("cube", "cylinder", "ball")
+    destination: ClassVar[str | None] = None  # entity where the object goes
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         sim.clear()
@@ -56,6 +57,10 @@ class Task:
 
     def name(self, sim: Simulation, index: int) -> str:
         return f"{sim.colour_of[index]} {sim.shape_of[index]}"
+
+    def referents(self, sim: Simulation) -> tuple[str | None, str | None]:
+        """Entities that the true instruction names: what is handled, and where it goes."""
+        return sim.colour_of[0], self.destination
 
     def instruction(self, sim: Simulation) -> str:
         return self._say(sim, 0, 1)

@@ -1,7 +1,7 @@
 """System 2, P: from the instruction and what was seen to the current subtask in words, a latent subgoal, and progress.
 
 One sequence through the shared backbone; rows may see:
-    prefix   [its own previous words | instruction | pooled older ticks | newest tick, all N scene tokens]   the prefix
+    prefix   [its own previous words | instruction | pooled older ticks | newest tick, all N + R tokens]     the prefix
     text     [<bos> subtask words]                                                          the prefix, earlier words
     queries  [K goal queries | progress query]                           the prefix, the whole text, each other
 So the planner says in words what is being done and then, informed by the words, where that leads. Training is teacher
@@ -29,7 +29,6 @@ class System2Config:
     words: int = 64  # size of the vocabulary
     instruction_length: int = 16  # L
     subtask_length: int = 12  # W
-    scene_tokens: int = 27  # N
     goal_tokens: int = 4  # K
     ticks: int = 4  # P, planner ticks in the history, the newest included
     tick_tokens: int = 4  # tokens that an older tick is pooled to
@@ -57,7 +56,7 @@ class System2(nn.Module):
         self.cfg = cfg
         D = cfg.width
         self.words = nn.Embedding(cfg.words, D)
-        self.kind = nn.Parameter(torch.randn(5, D) * 0.02)  # previous words, instruction, older tick, newest tick, text
+        self.kind = nn.Parameter(torch.randn(6, D) * 0.02)  # previous words, instruction, older tick, newest tick, text, referents
         self.age = nn.Parameter(torch.randn(cfg.ticks, D) * 0.02)
         self.pool = nn.Parameter(torch.randn(cfg.tick_tokens, D) * 0.02)
         self.scene_in = nn.Linear(D, D)
@@ -70,8 +69,11 @@ class System2(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
 
     # -- pieces of the sequence --------------------------------------------------------------------------------------
-    def prefix(self, instruction: Tensor, previous: Tensor, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """instruction (B, L), previous (B, W), history (B, P, N, D) oldest first, mask (B, P) -> tokens, which are real."""
+    def prefix(
+        self, instruction: Tensor, previous: Tensor, history: Tensor, mask: Tensor, referents: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """instruction (B, L), previous (B, W), history (B, P, N, D) oldest first, mask (B, P), referents (B, R, D) (the
+        newest scene's tokens that the words mean) -> tokens and which of them are real."""
         B, P, N, D = history.shape
         scene = self.scene_in(history)
         older = scene[:, :-1]
@@ -82,9 +84,11 @@ class System2(nn.Module):
             self.words(instruction) + self.kind[1],
             (pooled + self.kind[2]).flatten(1, 2),
             scene[:, -1] + self.kind[3],
+            self.scene_in(referents) + self.kind[5],
         ]
         seen = mask[:, :-1].repeat_interleave(self.cfg.tick_tokens, dim=1)
-        real = [previous != PAD, instruction != PAD, seen, torch.ones(B, N, dtype=torch.bool, device=mask.device)]
+        present = torch.ones(B, N + referents.shape[1], dtype=torch.bool, device=mask.device)
+        real = [previous != PAD, instruction != PAD, seen, present]
         return torch.cat([t.float() for t in tokens], dim=1), torch.cat(real, dim=1)
 
     def tail(self, subtask: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,9 +125,9 @@ class System2(nn.Module):
     # -- training ----------------------------------------------------------------------------------------------------
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Plan]:
         """batch: instruction (B, L), previous and subtask (B, W), history (B, P, N, D), history_mask (B, P),
-        goal (B, K, D) target, progress (B,). Returns named losses (and the words' accuracy) and the plan."""
+        referents (B, R, D), goal (B, K, D) target, progress (B,). Returns named losses (and the words' accuracy) and the plan."""
         previous, mask = self._hide(batch["previous"], batch["history_mask"])
-        prefix, real = self.prefix(batch["instruction"], previous, batch["history"], mask)
+        prefix, real = self.prefix(batch["instruction"], previous, batch["history"], mask, batch["referents"])
         logits, plan = self.think(prefix, real, batch["subtask"])
         target = with_eos(batch["subtask"])
         text = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD)
@@ -144,9 +148,9 @@ class System2(nn.Module):
 
     # -- inference ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
-    def sample(self, instruction: Tensor, previous: Tensor, history: Tensor, mask: Tensor) -> Plan:
+    def sample(self, instruction: Tensor, previous: Tensor, history: Tensor, mask: Tensor, referents: Tensor) -> Plan:
         """Greedy words, then goal and progress. Shapes as in `prefix`."""
-        prefix, real = self.prefix(instruction, previous, history, mask)
+        prefix, real = self.prefix(instruction, previous, history, mask, referents)
         cache = self.stack.new_cache()
         self.stack(prefix, real[:, None, None].expand(-1, 1, prefix.shape[1], -1), cache)
         mark = cache.snapshot()

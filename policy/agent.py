@@ -75,23 +75,24 @@ class TandemAgent:
     def _look(self, obs: dict[str, Any], entry: dict[str, Any]) -> None:
         begin = time.perf_counter()
         z = self.model.encoder(*self.bundle.observation(obs)).z  # (1, N, D)
+        referents, _ = self.model.grounding(self.instruction, z)
         seen = time.perf_counter()
         if self.runtime.mode == "hierarchical" and self._tick_is_due():
-            self._think(z, entry)
+            self._think(z, referents, entry)
         thought = time.perf_counter()
-        chunk = self._choose(z, entry)  # (H, A)
+        chunk = self._choose(z, referents, entry)  # (H, A)
         entry["controller_ms"] = 1e3 * (time.perf_counter() - thought + seen - begin)
         self.queue = deque(chunk.numpy())
 
     def _tick_is_due(self) -> bool:
         return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
 
-    def _think(self, z: Tensor, entry: dict[str, Any]) -> None:
+    def _think(self, z: Tensor, referents: Tensor, entry: dict[str, Any]) -> None:
         begin = time.perf_counter()
         if not self.history or self.since_tick >= self.sizes.tick:
             self.history.append(z[0])
         past = list(self.history)[:-1] + [z[0]]
-        plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past))
+        plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
         self.since_tick = 0
         entry["planner_ms"] = 1e3 * (time.perf_counter() - begin)
         if not bool(torch.isfinite(plan.goal).all()):
@@ -112,12 +113,12 @@ class TandemAgent:
         mask = torch.tensor([[False] * missing + [True] * len(past)])
         return torch.stack([past[0]] * missing + past).unsqueeze(0), mask
 
-    def _choose(self, z: Tensor, entry: dict[str, Any]) -> Tensor:
+    def _choose(self, z: Tensor, referents: Tensor, entry: dict[str, Any]) -> Tensor:
         controller, goal = self.model.controller, self.goal
         draws = self.runtime.candidates if self.runtime.plan == "rank" and goal is not None else 1
         cfg = controller.cfg
         noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
-        chunks = controller.sample(controller.context(self.instruction, z, goal), noise, self._prefix())[0]  # (M, H, A)
+        chunks = controller.sample(controller.context(self.instruction, z, referents, goal), noise, self._prefix())[0]  # (M, H, A)
         best = 0
         if draws > 1 and goal is not None:
             best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)

@@ -71,7 +71,7 @@ class Bundle:
 
     @property
     def privileged_keys(self) -> tuple[str, ...]:
-        return (*(f"observation.keypoints.{camera}" for camera in self.cameras), "observation.environment_state")
+        return (*(f"observation.keypoints.{camera}" for camera in self.cameras), "observation.environment_state", "referents")
 
     def normalized_state(self, state: Tensor) -> Tensor:
         return self.normalizer.normalize(STATE, state)

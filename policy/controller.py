@@ -28,7 +28,6 @@ class ControllerConfig:
     width: int = 192  # D
     action_dim: int = 7  # A
     chunk: int = 16  # H
-    scene_tokens: int = 27  # N
     goal_tokens: int = 4  # K
     words: int = 48  # size of the vocabulary of instructions
     instruction_length: int = 16  # longest instruction, in words
@@ -37,7 +36,6 @@ class ControllerConfig:
     draws: int = 4  # noise draws per encoded observation in training
     max_prefix: int = 4  # longest committed prefix seen in training, in steps
     prefix_share: float = 0.3  # share of draws that have a prefix
-    instruction_dropout: float = 0.1  # share of samples with a goal whose instruction is hidden
     euler_steps: int = 5  # 4 to 10
 
 
@@ -69,14 +67,15 @@ class Controller(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.zeros_(self.action_out.weight)
 
-    def context(self, instruction: Tensor, z: Tensor, goal: Tensor | None = None, has_goal: Tensor | None = None) -> Context:
-        """instruction (B, L) word ids, 0 = no word; z (B, N, D); goal (B, K, D) and has_goal (B,): which rows have one."""
+    def context(self, instruction: Tensor, z: Tensor, referents: Tensor, goal: Tensor | None = None, has_goal: Tensor | None = None) -> Context:
+        """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words mean
+        (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one."""
         words = self.words(instruction) + self.word_position[: instruction.shape[1]]
         goals = self.no_goal.expand(len(z), -1, -1)
         if goal is not None:
             present = self.goal_in(goal)
             goals = present if has_goal is None else torch.where(has_goal[:, None, None], present, goals)
-        tokens = [words + self.kind[0], goals + self.kind[1], self.scene_in(z) + self.kind[2]]
+        tokens = [words + self.kind[0], goals + self.kind[1], self.scene_in(torch.cat([referents, z], dim=1)) + self.kind[2]]
         return Context(self.dit.context(torch.cat(tokens, dim=1)))
 
     def velocity(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
@@ -87,10 +86,9 @@ class Controller(nn.Module):
         x = self.dit.actions(x.flatten(1, 2), t.flatten(1, 2), context.cache, mask)
         return self.action_out(self.out_norm(x)).view(B, M, H, A)
 
-    def loss(self, batch: dict[str, Tensor], z: Tensor, goal: Tensor, has_goal: Tensor) -> Tensor:
+    def loss(self, batch: dict[str, Tensor], z: Tensor, referents: Tensor, goal: Tensor, has_goal: Tensor) -> Tensor:
         """Flow-matching loss. batch: instruction (B, L), actions (B, H, A) normalised, action_mask (B, H)."""
-        hidden = (torch.rand(len(z), device=z.device) < self.cfg.instruction_dropout) & has_goal
-        context = self.context(batch["instruction"].masked_fill(hidden[:, None], 0), z, goal, has_goal)
+        context = self.context(batch["instruction"], z, referents, goal, has_goal)
         actions = batch["actions"].unsqueeze(1).expand(-1, self.cfg.draws, -1, -1)  # (B, M, H, A)
         noise = torch.randn_like(actions)
         t, committed = self._sample_time(actions)

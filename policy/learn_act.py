@@ -16,12 +16,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
+from planner.grounding import grounding_loss
 from policy.scene_encoder import keypoint_loss
 
 if TYPE_CHECKING:
     from policy.bundle import Bundle
 
-WEIGHTS = {"keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1}
+WEIGHTS = {
+    "keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1,
+    "grounding": 0.3,
+}  # fmt: skip
 
 
 class ActLearner:
@@ -37,7 +41,7 @@ class ActLearner:
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 
     def parameters(self) -> list[nn.Parameter]:
-        parts = (self.model.encoder, self.model.read_out, self.model.probe, self.model.controller)
+        parts = (self.model.encoder, self.model.read_out, self.model.probe, self.model.grounding, self.model.controller)
         return [p for part in parts for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
@@ -54,8 +58,10 @@ class ActLearner:
             "actions": self.bundle.normalized_actions(batch["actions"]),
             "action_mask": batch["action_mask"],
         }
-        parts = {"flow": self.model.controller.loss(sample, scene.z, goal, has_goal)}
+        referents, named = self.model.grounding(sample["instruction"], scene.z)
+        parts = {"flow": self.model.controller.loss(sample, scene.z, referents, goal, has_goal)}
         if self.privileged:
+            parts["grounding"] = grounding_loss(named, batch["columns"]["referents"])
             keypoints, entities = self.bundle.entity_targets(batch["columns"])
             parts |= keypoint_loss(scene, keypoints)
             parts |= self.model.probe.loss(self.model.read_out(scene.z), entities, state)

@@ -53,9 +53,10 @@ class ThinkLearner:
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         sample = self._sample(batch)
+        sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
         parts, plan = self.model.planner.loss(sample)
         goal, has_goal = self._mixed_goals(sample["goal"], plan.goal.detach())
-        parts |= {"flow": self.model.controller.loss(sample, sample["z"], goal, has_goal)}
+        parts |= {"flow": self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)}
         parts |= self.model.world.loss(sample)
         now = self.latents.goals(batch["index"]).to(self.device)
         parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front].to(self.device))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from planner.grounding import Grounding, GroundingConfig
 from planner.image_decoder import ImageDecoder, ImageDecoderConfig
 from planner.system2 import System2, System2Config
 from planner.world_model import WorldModel, WorldModelConfig
@@ -52,13 +53,16 @@ class Tandem(nn.Module):
         N, K = cfg.encoder.tokens, s.goal_tokens
         self.encoder = SceneEncoder(cfg.encoder).to(memory_format=torch.channels_last)
         self.read_out = GoalReadOut(ReadOutConfig(D, K, heads))
+        self.grounding = Grounding(
+            GroundingConfig(D, cfg.words, s.instruction_length, len(cfg.cameras), cfg.encoder.keypoints)
+        )
         self.probe = StateProbe(D, K, cfg.entities, cfg.state_dim)
         self.controller = Controller(
-            ControllerConfig(D, cfg.action_dim, s.chunk, N, K, cfg.words, s.instruction_length, heads, draws=s.draws)
+            ControllerConfig(D, cfg.action_dim, s.chunk, K, cfg.words, s.instruction_length, heads, draws=s.draws)
         )
         self.planner = System2(
             System2Config(
-                D, cfg.words, s.instruction_length, s.subtask_length, N, K, s.ticks, pattern=s.planner_pattern, heads=heads
+                D, cfg.words, s.instruction_length, s.subtask_length, K, s.ticks, pattern=s.planner_pattern, heads=heads
             )
         )
         self.world = WorldModel(WorldModelConfig(D, cfg.action_dim, s.chunk, scene_tokens=N, goal_tokens=K, heads=heads))

@@ -18,6 +18,10 @@ from data.writer import Recorder
 from policy.pool import Crash, Pool
 from scripts.errors import UserError
 
+# Steps recorded beyond the first success: without them the data never shows how a goal is held, and policies that
+# arrive slightly off have seen nothing like it.
+SETTLE = 6
+
 
 @dataclass(frozen=True)
 class Args:
@@ -107,18 +111,22 @@ def record(job: Job) -> EncodedEpisode | None:
     obs, _ = env.reset(seed=job.seed)
     instruction, expert = obs["task"], envs.expert(env, job.seed)
     encoder = EpisodeEncoder(Contract.from_fields(envs.contract_fields()), job.mode)
-    ended, info = False, {"success": False}
-    while not ended:
+    left, succeeded = SETTLE, False
+    for step in range(env.unwrapped.horizon):
         action, subtask, perturbed = expert.act()
         frame = {key: value for key, value in obs.items() if key != "task"} | env.unwrapped.privileged()
-        obs, reward, terminated, truncated, info = env.step(action)
-        ended = terminated or truncated
+        obs, reward, _, _, info = env.step(action)
+        succeeded |= info["success"]
+        left -= succeeded
+        done = left == 0 or step == env.unwrapped.horizon - 1
         encoder.add(
             frame
             | {"action": action, "subtask": subtask, "perturbed": perturbed}
-            | {"next.reward": float(reward), "next.success": bool(info["success"]), "next.done": ended}
+            | {"next.reward": float(reward), "next.success": bool(info["success"]), "next.done": done}
         )
-    if not info["success"]:
+        if done:
+            break
+    if not succeeded:
         return None
     meta = {"sim/seed": job.seed, "sim/success": True, "sim/task": job.task, "source": "expert"}
     return encoder.finish(instruction, meta)

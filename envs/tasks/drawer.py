@@ -60,6 +60,9 @@ class Drawer(Task):
         sim.place_fixture("cabinet", rng.uniform([0.62, -0.13], [0.68, 0.13]), rng.uniform(-0.26, 0.26))
         sim.data.joint("drawer").qpos[0] = rng.uniform(*self.start)
 
+    def referents(self, sim: Simulation) -> tuple[str, None]:
+        return "handle", None
+
 
 @register("open_drawer")
 class OpenDrawer(Drawer):

@@ -39,6 +39,7 @@ class PickPlace(Task):
         "take the {object} and place it in the bowl",
     )
     horizon = 120
+    destination = "bowl"
     expert = PickPlaceExpert
 
     def place(self, sim: Simulation, rng: np.random.Generator) -> None:

@@ -49,6 +49,7 @@ class Push(Task):
         "push the {object} onto the black spot",
     )
     horizon = 120
+    destination = "mark"
     expert = PushExpert
     shapes = ("cube",)  # a pushed cylinder tips and rolls away
 

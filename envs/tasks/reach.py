@@ -10,7 +10,7 @@ from envs.simulation import Simulation
 from envs.task import Task
 
 ABOVE = OBJECT_RADIUS + 0.04  # of the object's centre [m]
-CLOSE = 0.02  # [m]
+CLOSE = 0.025  # [m]
 
 
 def goal(sim: Simulation) -> np.ndarray:

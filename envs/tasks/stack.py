@@ -53,6 +53,9 @@ class Stack(Task):
     def place(self, sim: Simulation, rng: np.random.Generator) -> None:
         self.place_objects(sim, rng)
 
+    def referents(self, sim: Simulation) -> tuple[str, str]:
+        return sim.colour_of[0], sim.colour_of[1]
+
     def success(self, sim: Simulation) -> bool:
         return stacked(sim) and sim.opening > 0.7 and sim.object_speed(0) < 0.05
 
