@@ -1,6 +1,6 @@
 """Mixture of experts with a sigmoid router, balanced by a bias instead of an auxiliary loss (DeepSeek-V3).
 
-    s = sigmoid(x Wg);  experts = top-k of s + b;  gates = s / sum of the chosen s;  y = sum gate * expert(x) + shared(x)
+    s = sigmoid(x Wg);  experts = top-k of s + b;  gates = s / sum of the chosen s;  y = sum gate expert(x) + shared(x)
     after every optimiser step:  b += rate * sign(mean load - load)                       (arXiv 2408.15664)
 
 b only chooses, it never weighs. Tokens are sorted by expert and every expert's matrices are taken with `unbind` once:
@@ -37,7 +37,7 @@ class MixtureOfExperts(nn.Module):
         return (self._routed(flat, experts, gates) + self.shared(flat)).view_as(x)
 
     def route(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """flat (T, D) -> expert ids (T, k) and gates (T, k) that sum to 1. fp32: near-ties must not depend on rounding."""
+        """flat (T, D) -> expert ids (T, k) and gates (T, k) that sum to 1. fp32: near-ties feel rounding."""
         with torch.autocast(flat.device.type, enabled=False):
             scores = self.router(flat.float()).sigmoid()
         experts = (scores + self.bias).topk(self.top_k, dim=-1).indices
@@ -60,7 +60,7 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def balance(self) -> float:
-        """Moves the routing bias against the load since the last call; returns the busiest expert's load over the mean."""
+        """Moves the routing bias against the load since the last call; returns the busiest load over the mean."""
         mean = self.load.mean()
         busiest = float(self.load.max() / mean.clamp(min=1))
         self.bias += self.balance_rate * torch.sign(mean - self.load)

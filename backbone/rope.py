@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, positions: Tensor, channels: int, base: float = 10_000.0) -> Tensor:
-    """x (B, heads, N, d), positions (N,) -> x with its first `channels` rotated; channel i pairs with i + channels / 2."""
+    """x (B, heads, N, d), positions (N,) -> x, its first `channels` rotated; channel i pairs with i + channels / 2."""
     frequency = base ** (-torch.arange(0, channels, 2, device=x.device, dtype=torch.float32) / channels)
     angle = positions.float()[:, None] * frequency  # (N, channels / 2)
     cos, sin = angle.cos(), angle.sin()

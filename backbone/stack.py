@@ -5,16 +5,25 @@ entry. A mixer is called as mixer(x, positions, mask, cache) and offers `new_cac
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from backbone.cache import StackCache
+from backbone.cache import LayerCache, StackCache
 from backbone.config import StackConfig
 from backbone.feed_forward import SwiGLU
 from backbone.gated_attention import GatedAttention
 from backbone.moe import MixtureOfExperts
 from backbone.norms import ZeroCentredRMSNorm
+
+
+class Mixer(Protocol):
+    """What a layer type must offer; it is an nn.Module too."""
+
+    def new_cache(self) -> LayerCache: ...
+    def __call__(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor: ...
+
 
 MIXERS: dict[str, Callable[[StackConfig], nn.Module]] = {"attn": GatedAttention}
 FFNS: dict[str, Callable[[StackConfig], nn.Module]] = {
@@ -45,17 +54,20 @@ class Stack(nn.Module):
         init_weights(self)
 
     def new_cache(self) -> StackCache:
-        return StackCache([layer.mixer.new_cache() for layer in self.layers])
+        return StackCache([cast(Mixer, layer.mixer).new_cache() for layer in self.layers])
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: StackCache | None = None) -> Tensor:
         """x (B, N, D), the tokens after those in `cache` -> (B, N, D).
 
-        mask bool, broadcastable to (B, heads, N, N_total), True where a row may see a column; None: causal.
+        mask bool, (N, N_total), (B, N, N_total) or broadcastable to (B, heads, N, N_total): True where a row may see a
+        column; None: causal. Every row must see something.
         """
         N, past = x.shape[1], 0 if cache is None else cache.length
         positions = torch.arange(past, past + N, device=x.device)
         if mask is None:
             mask = positions[:, None] >= torch.arange(past + N, device=x.device)
+        if mask.dim() == 3:  # by broadcasting alone, B would be taken for the heads
+            mask = mask[:, None]
         for i, layer in enumerate(self.layers):
             x = layer(x, positions, mask, None if cache is None else cache.layers[i])
         if cache is not None:
@@ -63,7 +75,7 @@ class Stack(nn.Module):
         return self.norm(x)
 
     def balance(self) -> float:
-        """Balances every mixture of experts; returns the worst busiest-to-mean load. Call it after each optimiser step."""
+        """Balances every mixture of experts after an optimiser step; returns the worst busiest-to-mean load."""
         loads = [layer.ffn.balance() for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
         return max(loads, default=1.0)
 

@@ -1,6 +1,7 @@
 """Offscreen images of a MuJoCo model, for training (small, plain, fast) and for people (the same, larger)."""
 
 import os
+import weakref
 
 import mujoco
 import numpy as np
@@ -22,6 +23,7 @@ class CameraRenderer:
                 f"cannot render: OpenGL backend {backend!r} failed ({error}); install libegl1 and libgl1-mesa-dri "
                 "(or libosmesa6 with MUJOCO_GL=osmesa), and run `tandem doctor`"
             ) from error
+        self._close = weakref.finalize(self, self._renderer.close)  # at exit too, before OpenGL is gone
         for flag in _OFF:
             self._renderer.scene.flags[flag] = 0
 
@@ -31,4 +33,4 @@ class CameraRenderer:
         return self._renderer.render().copy()
 
     def close(self) -> None:
-        self._renderer.close()
+        self._close()

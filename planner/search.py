@@ -1,4 +1,4 @@
-"""Plan search by ranking: roll every sampled chunk out in the world model and keep the best (GPC-RANK, arXiv 2502.00622).
+"""Plan search by ranking: roll each sampled chunk out in the world model, keep the best (GPC-RANK, arXiv 2502.00622).
 
     score = progress + success + closeness of G(z') to g* - disagreement of the ensemble
 Closeness is the mean cosine similarity. The weights below were not tuned.

@@ -56,7 +56,8 @@ class System2(nn.Module):
         self.cfg = cfg
         D = cfg.width
         self.words = nn.Embedding(cfg.words, D)
-        self.kind = nn.Parameter(torch.randn(6, D) * 0.02)  # previous words, instruction, older tick, newest tick, text, referents
+        # kinds of token: previous words, instruction, older tick, newest tick, text, referents
+        self.kind = nn.Parameter(torch.randn(6, D) * 0.02)
         self.age = nn.Parameter(torch.randn(cfg.ticks, D) * 0.02)
         self.pool = nn.Parameter(torch.randn(cfg.tick_tokens, D) * 0.02)
         self.scene_in = nn.Linear(D, D)
@@ -125,7 +126,8 @@ class System2(nn.Module):
     # -- training ----------------------------------------------------------------------------------------------------
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Plan]:
         """batch: instruction (B, L), previous and subtask (B, W), history (B, P, N, D), history_mask (B, P),
-        referents (B, R, D), goal (B, K, D) target, progress (B,). Returns named losses (and the words' accuracy) and the plan."""
+        referents (B, R, D), goal (B, K, D) target, progress (B,). Returns named losses, the words' accuracy, and the plan.
+        """
         previous, mask = self._hide(batch["previous"], batch["history_mask"])
         prefix, real = self.prefix(batch["instruction"], previous, batch["history"], mask, batch["referents"])
         logits, plan = self.think(prefix, real, batch["subtask"])

@@ -69,7 +69,8 @@ class WorldModel(nn.Module):
     def futures(self, z: Tensor, actions: Tensor) -> Tensor:
         """(ensemble, B, N, D)."""
         N = z.shape[1]
-        tokens = torch.cat([z, self.action_in(actions.unflatten(1, (-1, self.cfg.steps_per_token)).flatten(2)).float()], 1)
+        grouped = actions.unflatten(1, (-1, self.cfg.steps_per_token)).flatten(2)
+        tokens = torch.cat([z, self.action_in(grouped).float()], 1)
         everything = torch.ones(1, 1, 1, tokens.shape[1], dtype=torch.bool, device=z.device)
         out = self.stack(tokens + self.position, everything.expand(-1, -1, tokens.shape[1], -1))[:, :N]
         return z + torch.stack([head(out).float() for head in self.heads])

@@ -23,7 +23,7 @@ class PickPlaceExpert(GraspExpert):
         if self.holds():
             move = self.carry(bowl, "bowl", 0.02)
             return move or self.toward(np.array([*bowl[:2], 0.11]), OPEN, f"release the {self.names[0]}")
-        if inside(self.sim):
+        if np.linalg.norm(self.sim.object(0)[:2] - bowl[:2]) < BOWL_RADIUS - 0.005:  # it is in, or still falling
             return self.retreat()
         return self.grasp()
 

@@ -1,0 +1,183 @@
+"""Laws of the stack: cached equals full, causality, masks, roll-back, parity with transformers' Qwen3-Next attention."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbone import stack
+from backbone.cache import KeyValueCache
+from backbone.config import StackConfig
+from backbone.gated_attention import GatedAttention
+from backbone.norms import ZeroCentredRMSNorm
+from backbone.rope import rotate
+from backbone.stack import Stack
+
+TINY = StackConfig(
+    width=32, pattern="attn attn", heads=4, kv_heads=2, head_width=8, ffn_width=64, experts=4, expert_width=16
+)
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def tiny(ffn: str = "moe", seed: int = 0) -> Stack:
+    torch.manual_seed(seed)
+    return shaken(Stack(replace(TINY, ffn=ffn))).eval()
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Weights large enough that every path matters: fresh ones are so small that a layer is nearly the identity."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn_like(p) * 0.2)
+    return module
+
+
+def prefix_mask(prefix: int, N: int) -> Tensor:
+    """Rows of the prefix see the whole prefix; later rows see the prefix and earlier rows."""
+    row, column = torch.arange(N)[:, None], torch.arange(N)
+    return (column <= row) | (column < prefix)
+
+
+@pytest.mark.parametrize("ffn", ["moe", "mlp"])
+@torch.no_grad()
+def test_cached_equals_full(ffn: str) -> None:
+    model, x = tiny(ffn), torch.randn(3, 11, 32)
+    full, cache = model(x), None
+    cache = model.new_cache()
+    parts = [model(x[:, :6], cache=cache), *(model(x[:, i : i + 1], cache=cache) for i in range(6, 11))]
+    torch.testing.assert_close(torch.cat(parts, 1), full, **CLOSE)
+    assert cache.length == 11
+
+
+@torch.no_grad()
+def test_roll_back_returns_to_the_mark() -> None:
+    model, x = tiny(), torch.randn(2, 9, 32)
+    cache = model.new_cache()
+    model(x[:, :5], cache=cache)
+    mark = cache.snapshot()
+    wrong = model(torch.randn(2, 3, 32), cache=cache)
+    cache.roll_back(mark)
+    again = model(x[:, 5:], cache=cache)
+    assert not torch.allclose(wrong, again[:, :3])
+    torch.testing.assert_close(again, model(x)[:, 5:], **CLOSE)
+
+
+@torch.no_grad()
+def test_roll_back_to_the_empty_cache() -> None:
+    model, x = tiny(), torch.randn(1, 4, 32)
+    cache = model.new_cache()
+    mark = cache.snapshot()
+    first = model(x, cache=cache)
+    cache.roll_back(mark)
+    torch.testing.assert_close(model(x, cache=cache), first)
+
+
+@torch.no_grad()
+def test_prefix_mask_cached_equals_full() -> None:
+    model, x = tiny(), torch.randn(2, 8, 32)
+    mask = prefix_mask(5, 8)
+    cache = model.new_cache()
+    prefix = model(x[:, :5], mask[:5, :5], cache)
+    rest = model(x[:, 5:], mask[5:], cache)
+    torch.testing.assert_close(torch.cat([prefix, rest], 1), model(x, mask), **CLOSE)
+
+
+def touched(model: Stack, x: Tensor, mask: Tensor | None, token: int) -> list[int]:
+    """Which outputs change when one token does."""
+    other = x.clone()
+    other[:, token] += 1
+    return (model(x, mask) != model(other, mask)).any(-1).any(0).nonzero()[:, 0].tolist()
+
+
+@torch.no_grad()
+def test_causal_by_default() -> None:
+    model, x = tiny("mlp"), torch.randn(1, 6, 32)
+    assert [touched(model, x, None, i) for i in range(6)] == [list(range(i, 6)) for i in range(6)]
+
+
+@torch.no_grad()
+def test_prefix_is_bidirectional_and_blind_to_what_follows() -> None:
+    model, x, mask = tiny("mlp"), torch.randn(1, 6, 32), prefix_mask(3, 6)
+    assert touched(model, x, mask, 2) == [0, 1, 2, 3, 4, 5]
+    assert touched(model, x, mask, 4) == [4, 5]
+
+
+@torch.no_grad()
+def test_a_mask_may_differ_between_samples() -> None:
+    """(B, N, N): every sample gets its own; B equal to the number of heads must not be mistaken for them."""
+    model, x = tiny(), torch.randn(4, 5, 32)
+    masks = torch.stack([prefix_mask(i, 5) for i in range(4)])
+    together = model(x, masks)
+    for i in range(4):
+        torch.testing.assert_close(together[i], model(x[i : i + 1], masks[i])[0], **CLOSE)
+
+
+@torch.no_grad()
+def test_rotation_is_relative_and_partial() -> None:
+    q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
+
+    def score(m: int, n: int) -> Tensor:
+        return (rotate(q, torch.tensor([m]), 8) * rotate(k, torch.tensor([n]), 8)).sum()
+
+    torch.testing.assert_close(score(3, 1), score(13, 11), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(score(3, 1), score(3, 2))
+    assert torch.equal(rotate(q, torch.tensor([7]), 8)[..., 8:], q[..., 8:])
+
+
+def test_norm_starts_with_gain_one() -> None:
+    x = torch.randn(5, 16) * 7
+    norm = ZeroCentredRMSNorm(16)
+    torch.testing.assert_close(norm(x).pow(2).mean(-1), torch.ones(5), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_layer_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'mamba'.*attn"):
+        Stack(replace(TINY, pattern="attn mamba"))
+    with pytest.raises(ValueError, match="'dense'.*moe"):
+        Stack(replace(TINY, ffn="dense"))
+
+
+class Averaging(nn.Module):
+    """A mixer from outside: it mixes nothing, and its cache counts tokens."""
+
+    def __init__(self, cfg: StackConfig):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(cfg.width))
+
+    def new_cache(self) -> KeyValueCache:
+        return KeyValueCache()
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: object) -> Tensor:
+        return x * self.scale
+
+
+def test_a_layer_type_plugs_in_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stack.MIXERS, "avg", Averaging)
+    model = Stack(replace(TINY, pattern="avg attn"))
+    x = torch.randn(1, 5, 32)
+    cache = model.new_cache()
+    halves = torch.cat([model(x[:, :2], cache=cache), model(x[:, 2:], cache=cache)], 1)
+    torch.testing.assert_close(halves, model(x), **CLOSE)
+
+
+@torch.no_grad()
+def test_parity_with_qwen3_next_attention() -> None:
+    """Same weight names, same outputs, on random weights; needs the dev dependency transformers."""
+    modeling = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    from transformers import Qwen3NextConfig
+
+    config = Qwen3NextConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=16, attn_implementation="eager"
+    )
+    theirs = shaken(modeling.Qwen3NextAttention(config, 0)).eval()
+    ours = GatedAttention(replace(TINY, head_width=16))
+    ours.load_state_dict(theirs.state_dict())
+    x, N = torch.randn(2, 7, 32), 7
+    causal = torch.ones(N, N, dtype=torch.bool).tril()
+    bias = torch.zeros(1, 1, N, N).masked_fill(~causal, -torch.inf)
+    angles = modeling.Qwen3NextRotaryEmbedding(config)(x, torch.arange(N)[None])
+    base = config.rope_parameters["rope_theta"]
+    assert base == 10_000.0 and config.rope_parameters["partial_rotary_factor"] == TINY.rope_share
+    expected, _ = theirs(x, angles, bias)
+    torch.testing.assert_close(ours(x, torch.arange(N), causal, None), expected, atol=1e-5, rtol=0)
