@@ -126,7 +126,7 @@ class System2(nn.Module):
     # -- training ----------------------------------------------------------------------------------------------------
     def loss(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Plan]:
         """batch: instruction (B, L), previous and subtask (B, W), history (B, P, N, D), history_mask (B, P),
-        referents (B, R, D), goal (B, K, D) target, progress (B,). Returns named losses, the words' accuracy, and the plan.
+        referents (B, R, D), goal (B, K, D) target, progress (B,). Returns losses, the words' accuracy, and the plan.
         """
         previous, mask = self._hide(batch["previous"], batch["history_mask"])
         prefix, real = self.prefix(batch["instruction"], previous, batch["history"], mask, batch["referents"])
@@ -170,7 +170,7 @@ class System2(nn.Module):
         for i in range(W):
             seen = torch.cat([real, real.new_ones(B, i + 1)], dim=1)[:, None, None]
             out = self.stack(self.words(word) + self.kind[4], seen, cache)
-            word = F.linear(out, self.words.weight).argmax(-1)
+            word = F.linear(out, self.words.weight)[..., EOS:].argmax(-1) + EOS  # <pad> and <bos> are no words
             ended |= word[:, 0] == EOS
             if bool(ended.all()):
                 break

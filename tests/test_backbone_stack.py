@@ -1,4 +1,4 @@
-"""Laws of the stack: cached equals full, causality, masks, roll-back, parity with transformers' Qwen3-Next attention."""
+"""Laws of the stack: cached equals full, causality, masks, roll-back, parity with transformers' Qwen3-Next."""
 
 from dataclasses import replace
 

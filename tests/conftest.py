@@ -1,0 +1,42 @@
+"""Shared, tiny, real things: recorded demonstrations and a trained (for seconds) policy."""
+
+import os
+from dataclasses import replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from scripts import collect
+
+
+@pytest.fixture(scope="session")
+def demonstrations(tmp_path_factory):
+    """A data set of two reach and two button episodes."""
+    root = tmp_path_factory.mktemp("demonstrations") / "data"
+    collect.main(collect.Args(("reach", "press_button"), episodes=2, output=root, workers=1))
+    return root
+
+
+@pytest.fixture(scope="session")
+def frames(demonstrations, tmp_path_factory):
+    from data.cache import FrameCache
+
+    return FrameCache.build(demonstrations, tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    from policy.recipe import debug
+
+    return replace(debug(), threads=1, precision="fp32", tasks=("reach", "press_button"))
+
+
+@pytest.fixture(scope="session")
+def trained(frames, recipe, tmp_path_factory):
+    """The output folder of a finished debug run."""
+    from policy.train import train
+
+    output = tmp_path_factory.mktemp("trained") / "run"
+    train(recipe, frames, output)
+    return output

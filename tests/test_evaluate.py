@@ -1,0 +1,103 @@
+"""Evaluation: outcomes do not depend on workers or order; crashes are repeated; intervals and tests are right."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policy.agent import Runtime
+from policy.agents import AgentSpec, load_agent
+from policy.errors import PolicyError
+from policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from policy.pool import Crash, Pool
+from policy.statistics import Proportion, paired, unpaired
+
+
+def stable(outcome):
+    """Everything but the clock."""
+    return {k: v for k, v in outcome.as_dict().items() if not k.endswith("_ms")}
+
+
+def test_outcomes_do_not_depend_on_workers_or_order(trained, tmp_path):
+    spec = AgentSpec("checkpoint", str(trained), Runtime())
+    episodes = plan(("reach", "press_button"), 2, 1_000_000, ("hierarchical", "flat"), ("normal", "wrong"))
+    one = evaluate(spec, episodes, tmp_path / "one", workers=1)
+    two = evaluate(spec, list(reversed(episodes)), tmp_path / "two", workers=2)
+    assert [stable(o) for o in one] == [stable(o) for o in reversed(two)]
+
+
+def test_an_interrupted_evaluation_resumes_to_the_same_numbers(tmp_path):
+    spec, episodes = AgentSpec("expert"), plan(("reach",), 3, 5, ("hierarchical",), ("normal",))
+    whole = evaluate(spec, episodes, tmp_path, workers=1)
+    file = tmp_path / EPISODES_FILE
+    first, second, _ = file.read_text().splitlines()
+    file.write_text(f"{first}\n{second[:40]}")  # killed while writing the second line
+    assert len(read_outcomes(tmp_path)) == 1
+    assert [stable(o) for o in evaluate(spec, episodes, tmp_path, workers=1)] == [stable(o) for o in whole]
+    assert len(file.read_text().splitlines()) == 3
+
+
+def square_or_die(job):
+    number, marker = job
+    if marker and not os.path.exists(marker):
+        open(marker, "w").close()
+        os._exit(7)
+    return number**2
+
+
+def always_die(job):
+    os._exit(7)
+
+
+def fail(job):
+    raise PolicyError(f"job {job} is bad")
+
+
+def test_a_crashed_workers_job_is_repeated(tmp_path):
+    jobs = [(i, str(tmp_path / "died") if i == 2 else "") for i in range(5)]
+    pool = Pool(square_or_die, jobs, workers=2)
+    assert dict(pool.run()) == {i: i**2 for i in range(5)}
+    assert pool.replaced == 1
+
+
+def test_a_job_that_keeps_crashing_is_an_error_of_its_own():
+    results = dict(Pool(always_die, [0], workers=1).run())
+    assert isinstance(results[0], Crash) and "exit code 7" in results[0].reason
+
+
+def test_an_exception_in_a_worker_reaches_the_caller():
+    with pytest.raises(PolicyError, match="job 3 is bad"):
+        list(Pool(fail, [3], workers=1).run())
+
+
+def test_summary_keeps_errors_apart(tmp_path):
+    outcomes = evaluate(AgentSpec("expert"), plan(("open_drawer",), 2, 0, ("hierarchical",), ("normal", "wrong")), tmp_path, 1)
+    outcomes[0] = replace(outcomes[0], status="crashed", success=False)
+    s = summary(outcomes)
+    assert s["errors"] == 1 and s["per_task"]["open_drawer"]["hierarchical"] == Proportion(1, 1).as_dict()
+    assert "wrong" not in s["per_task"]["open_drawer"]  # the instruction picks nothing there: skipped, not failed
+    assert json.dumps(s)
+
+
+def test_wilson_interval_against_its_formula():
+    k, n, z = 17, 20, 1.959964
+    centre = (k / n + z * z / 2 / n) / (1 + z * z / n)
+    half = z * np.sqrt(k / n * (1 - k / n) / n + z * z / 4 / n / n) / (1 + z * z / n)
+    assert Proportion(k, n).interval == pytest.approx((centre - half, centre + half), abs=1e-4)
+
+
+def test_comparison_says_when_there_is_no_difference_and_when_there_is():
+    same = paired([True, False] * 20, [True, False] * 20)
+    assert not same.significant and "no significant difference" in same.verdict
+    better = paired([False] * 30 + [True] * 10, [True] * 30 + [True] * 10)
+    assert better.significant and better.verdict.startswith("B") and better.difference == pytest.approx(0.75)
+    assert paired([True] * 5, [False] * 5).p_value == pytest.approx(2 * 0.5**5)
+    assert unpaired(Proportion(2, 20), Proportion(15, 20)).significant
+    assert not unpaired(Proportion(9, 20), Proportion(11, 20)).significant
+
+
+def test_unknown_agent_is_refused():
+    with pytest.raises(PolicyError, match="unknown agent"):
+        load_agent(AgentSpec("oracle"))

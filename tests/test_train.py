@@ -1,0 +1,109 @@
+"""Training: resuming is exact, nothing is overwritten, gradients stay where they belong, bad numbers stop it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from policy import checkpoint, fit
+from policy import train as training
+from policy.bundle import Bundle
+from policy.errors import PolicyError
+from policy.learn_think import ThinkLearner
+from policy.run import Run
+
+
+def weights(output, name="pretrained_model"):
+    return load_file(checkpoint.resolve(output) / name / "model.safetensors")
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 6])
+def test_stopping_and_resuming_equals_not_stopping(frames, recipe, trained, tmp_path, monkeypatch, stop_at):
+    """N steps == k steps, stop, resume, N - k steps: weights and averages, bit for bit, in either stage."""
+    saves = []
+    original = checkpoint.save
+
+    def stop_after(root, step, files, keep=2):
+        saves.append(step)
+        if step >= stop_at:
+            monkeypatch.setattr(Run, "stop_requested", True)
+        return original(root, step, files, keep)
+
+    monkeypatch.setattr(checkpoint, "save", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, frames, tmp_path / "run")
+    monkeypatch.undo()
+    assert max(saves) < 8
+    training.train(recipe, frames, tmp_path / "run", resume=True)
+    for name in ("pretrained_model", "training_state"):
+        whole, parts = weights(trained, name), weights(tmp_path / "run", name)
+        assert whole.keys() == parts.keys()
+        different = [key for key in whole if not torch.equal(whole[key], parts[key])]
+        assert not different
+
+
+def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(frames, recipe, trained):
+    before = checkpoint.digest(trained)
+    with pytest.raises(PolicyError, match="exists"):
+        training.train(recipe, frames, trained)
+    with pytest.raises(PolicyError, match="act.learning_rate"):
+        training.train(replace(recipe, act=replace(recipe.act, learning_rate=1.0)), frames, trained, resume=True)
+    assert checkpoint.digest(trained) == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        (tmp_path / ".lock").write_text(str(sleeper.pid))
+        with pytest.raises(PolicyError, match="in use"), Run(tmp_path, resume=True):
+            pass
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    with Run(tmp_path, resume=True):  # a dead owner's lock is taken over
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_numbers_that_are_not_finite_stop_training_with_the_frames_named(frames, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "MAX_SKIPPED", 1)
+    from policy.learn_act import ActLearner
+
+    original = ActLearner.losses
+
+    def poisoned(self, batch):
+        loss, parts = original(self, batch)
+        return loss * float("nan"), parts
+
+    monkeypatch.setattr(ActLearner, "losses", poisoned)
+    with pytest.raises(PolicyError, match="not finite"):
+        training.train(recipe, frames, tmp_path / "run")
+
+
+def test_the_flow_loss_does_not_reach_the_planner(frames, recipe, trained):
+    bundle = Bundle.load(trained)
+    bundle.model.requires_grad_(True)
+    learner = ThinkLearner(bundle, None, frames, 4, 0, torch.float32)
+    batch = next(learner.batches(0))
+    sample = learner._sample(batch)
+    sample["referents"], _ = bundle.model.grounding(sample["instruction"], sample["z"])
+    _, plan = bundle.model.planner.loss(sample)
+    goal, has_goal = learner._mixed_goals(sample["goal"], plan.goal.detach())
+    bundle.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal).backward()
+    assert all(p.grad is None for p in bundle.model.planner.parameters())
+    assert any(p.grad is not None for p in bundle.model.controller.parameters())
+
+
+def test_a_checkpoint_of_another_contract_is_refused_before_weights_are_read(trained, monkeypatch):
+    import envs
+    from data.contract import Contract
+    from data.errors import DataError
+
+    monkeypatch.setattr(checkpoint, "read_tensors", lambda *a: pytest.fail("weights were read"))
+    fields = envs.contract_fields(image_size=64)
+    with pytest.raises(DataError, match="observation.images.front"):
+        Bundle.load(trained, expect=Contract.from_fields(fields))
