@@ -52,9 +52,10 @@ class MixtureOfExperts(nn.Module):
         sizes = experts.flatten().bincount(minlength=len(self.load)).tolist()
         gate_ups, downs = self.gate_up.unbind(0), self.down.unbind(0)
         outputs = []
-        for e, rows in enumerate(flat[token].split(sizes)):
-            gate, up = F.linear(rows, gate_ups[e]).chunk(2, dim=-1)
-            outputs.append(F.linear(F.silu(gate) * up, downs[e]))
+        for rows, gate_up, down in zip(flat[token].split(sizes), gate_ups, downs, strict=True):
+            if len(rows):  # a step of one token visits top-k experts only
+                gate, up = F.linear(rows, gate_up).chunk(2, dim=-1)
+                outputs.append(F.linear(F.silu(gate) * up, down))
         weighted = torch.cat(outputs).float() * gates.flatten()[order].unsqueeze(-1)
         return torch.zeros_like(flat, dtype=torch.float32).index_add(0, token, weighted)
 

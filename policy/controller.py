@@ -9,6 +9,8 @@ Notable choices
   actions, so several noise draws share one encoding in training, as all Euler steps do at inference.
 - Training-time real-time chunking (arXiv 2512.05964): a random prefix of the chunk is given clean (t = 1) and
   carries no loss; at inference the committed steps of the chunk in flight go there.
+- The tokens that decide most (referents, goal, proprioception, words) also reach every action token directly, through
+  a small MLP: attention alone took thousands of steps to find them among fifty.
 - Rows without a goal (`has_goal`) are the flat policy's: one checkpoint runs hierarchical or flat.
 """
 
@@ -29,6 +31,7 @@ class ControllerConfig:
     action_dim: int = 7  # A
     chunk: int = 16  # H
     goal_tokens: int = 4  # K
+    referents: int = 4  # R, referent tokens (planner.grounding)
     words: int = 48  # size of the vocabulary of instructions
     instruction_length: int = 16  # longest instruction, in words
     heads: int = 6
@@ -41,9 +44,10 @@ class ControllerConfig:
 
 @dataclass
 class Context:
-    """An encoded observation: keys and values of every layer, (B, heads, N, d) each."""
+    """An encoded observation."""
 
-    cache: list[KeyValue]
+    cache: list[KeyValue]  # keys and values of every layer, (B, heads, N, d) each
+    summary: Tensor  # (B, D), added to every action token
 
 
 class Controller(nn.Module):
@@ -58,6 +62,8 @@ class Controller(nn.Module):
         self.no_goal = nn.Parameter(torch.randn(cfg.goal_tokens, D) * 0.02)
         self.kind = nn.Parameter(torch.randn(3, D) * 0.02)  # instruction, goal, scene
         self.scene_in, self.goal_in = nn.Linear(D, D), nn.Linear(D, D)
+        decisive = cfg.referents + cfg.goal_tokens + 2
+        self.summary = nn.Sequential(nn.Linear(decisive * D, 2 * D), nn.SiLU(), nn.Linear(2 * D, D))
         self.action_in = nn.Linear(cfg.action_dim, D)
         self.action_position = nn.Parameter(torch.randn(cfg.chunk, D) * 0.02)
         self.time_in = nn.Linear(128, D)
@@ -76,12 +82,15 @@ class Controller(nn.Module):
             present = self.goal_in(goal)
             goals = present if has_goal is None else torch.where(has_goal[:, None, None], present, goals)
         tokens = [words + self.kind[0], goals + self.kind[1], self.scene_in(torch.cat([referents, z], dim=1)) + self.kind[2]]
-        return Context(self.dit.context(torch.cat(tokens, dim=1)))
+        decisive = [referents, goals, z[:, -1:], words.mean(dim=1, keepdim=True)]  # z ends with proprioception
+        summary = self.summary(torch.cat([t.float() for t in decisive], dim=1).flatten(1))
+        return Context(self.dit.context(torch.cat(tokens, dim=1)), summary)
 
     def velocity(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
         """noisy (B, M, H, A) with time t (B, M, H) per step -> velocity (B, M, H, A). M draws do not see each other."""
         B, M, H, A = noisy.shape
         x = self.action_in(noisy) + self.action_position[:H] + self.time_in(self.dit.time(t))
+        x = x + context.summary[:, None, None]
         mask = draw_mask(M, H, context.cache[0][0].shape[2], noisy.device)
         x = self.dit.actions(x.flatten(1, 2), t.flatten(1, 2), context.cache, mask)
         return self.action_out(self.out_norm(x)).view(B, M, H, A)

@@ -66,7 +66,7 @@ def debug() -> Recipe:
 def demo() -> Recipe:
     """Three tasks in under 15 minutes on two cores, from recording to the report."""
     tasks = ("reach", "pick_place", "open_drawer")
-    return Recipe("demo", tasks, 150, Stage(steps=900), Stage(steps=250, ema=0.99))
+    return Recipe("demo", tasks, 150, Stage(steps=900, warmup=50), Stage(steps=250, warmup=20, ema=0.99))
 
 
 def tabletop() -> Recipe:

@@ -138,18 +138,18 @@ def test_every_term_of_the_score_counts(term: str) -> None:
 
 def test_decoder_learns_pictures_and_stays_in_range() -> None:
     torch.manual_seed(0)
-    decoder = ImageDecoder(ImageDecoderConfig(width=16, goal_tokens=2, channels=8))
-    g, colours = torch.randn(4, 2, 16), torch.randint(0, 256, (4, 1, 1, 3), dtype=torch.uint8)
+    decoder = ImageDecoder(ImageDecoderConfig(width=16, goal_tokens=2, channels=32))
+    g, colours = torch.randn(4, 2, 16), torch.randint(64, 192, (4, 1, 1, 3), dtype=torch.uint8)
     images = colours.expand(4, 96, 96, 3)
     optimizer = torch.optim.AdamW(decoder.parameters(), 3e-3)
     losses = []
-    for _ in range(200):
+    for _ in range(80):
         losses.append(decoder.loss(g, images))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
     picture = decoder(g)
-    assert picture.shape == (4, 3, 48, 48) and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape == (4, 3, 48, 48) and picture.min() >= 0 and picture.max() <= 1
     assert losses[-1] < 0.2 * losses[0]
     error = (picture.mean((2, 3)) - colours[:, 0, 0].float() / 255).abs().max()
     assert error < 0.08  # channels are in order
