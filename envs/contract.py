@@ -12,9 +12,12 @@ ACTION_NAMES = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_
 def contract_fields(image_size: int = 96) -> dict[str, Any]:
     """Robot, rate and features with dtype, shape, names, unit, range and role."""
     features: dict[str, Any] = {
-        f"observation.images.{camera}": {"dtype": "uint8", "shape": [image_size, image_size, 3], "role": "image"} for camera in CAMERAS
+        f"observation.images.{camera}": {"dtype": "uint8", "shape": [image_size, image_size, 3], "role": "image"}
+        for camera in CAMERAS
     }
-    features["observation.state"] = _vector(STATE_NAMES, _state_units(), STATE_LOW.tolist(), STATE_HIGH.tolist(), "state")
+    features["observation.state"] = _vector(
+        STATE_NAMES, _state_units(), STATE_LOW.tolist(), STATE_HIGH.tolist(), "state"
+    )
     units = ["0.05 m, world"] * 3 + ["0.25 rad, world"] * 3 + ["-1 open, 1 close"]
     features["action"] = _vector(ACTION_NAMES, units, [-1.0] * 7, [1.0] * 7, "action")
     features |= {name: {"dtype": "string", "shape": [], "role": "text"} for name in ("task", "subtask")}

@@ -41,7 +41,9 @@ class Expert:
         move = self.decide()
         if self._burst == 0 and self._rng.random() < BURST_RATE:
             self._burst = int(self._rng.integers(BURST_STEPS[0], BURST_STEPS[1] + 1))
-            self._offset = np.concatenate([self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]])
+            self._offset = np.concatenate(
+                [self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]]
+            )
         perturbed = self._burst > 0
         self._burst -= perturbed
         action = move.action + self._offset * perturbed
@@ -64,7 +66,9 @@ class Expert:
         error = yaw - np.arctan2(stroke[1], stroke[0])
         return float((error + np.pi / 4) % (np.pi / 2) - np.pi / 4)
 
-    def funnel(self, target: np.ndarray, clearance: float = 0.09, radius: float = 0.007, slope: float = 5.0) -> np.ndarray:
+    def funnel(
+        self, target: np.ndarray, clearance: float = 0.09, radius: float = 0.007, slope: float = 5.0
+    ) -> np.ndarray:
         """`target`, raised by how far the hand is from being above it (at most `clearance`)."""
         aside = float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
         return target + [0, 0, min(clearance, max(0.0, (aside - radius) * slope))]

@@ -5,7 +5,7 @@ things) is written into the compiled model, so that a reset is cheap and the ren
 carries all shapes; the inactive ones neither collide nor show. Mass and inertia do not depend on the shape.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import mujoco
 
@@ -77,7 +77,7 @@ _TEMPLATE = """
 </mujoco>"""
 
 
-@lru_cache(maxsize=None)
+@cache
 def compile_scene(fixtures: tuple[str, ...]) -> mujoco.MjModel:
     """fixtures of "objects", "bowl", "mark", "drawer", "buttons" -> a compiled model; copy it before writing into it."""
     parts = {

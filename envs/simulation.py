@@ -128,7 +128,10 @@ class Simulation:
 
     def entity_positions(self) -> dict[str, np.ndarray]:
         """Centres of what is present, by entity name, (3,) [m]."""
-        found = {c: self.object(i) if self.has_objects else self.data.body(f"button{i}_cap").xpos for i, c in self.colour_of.items()}
+        found = {
+            c: self.object(i) if self.has_objects else self.data.body(f"button{i}_cap").xpos
+            for i, c in self.colour_of.items()
+        }
         if "bowl" in self.fixtures:
             found["bowl"] = self.body("bowl") + [0, 0, 0.02]
         if "mark" in self.fixtures:

@@ -56,7 +56,9 @@ class TabletopEnv(gymnasium.Env):
         self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
         self.instruction, self._steps = "", 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """options {"instruction": str} changes what the agent is told, not what counts as success."""
         super().reset(seed=seed)
         self.task.reset(self.sim, self.np_random)

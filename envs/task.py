@@ -48,7 +48,11 @@ class Task:
 
     # -- helpers for subclasses: object 0 is the one meant ---------------------------------------------------------
     def place_objects(
-        self, sim: Simulation, rng: np.random.Generator, apart_from: Sequence[np.ndarray] = (), clear: Clear = lambda spots: True
+        self,
+        sim: Simulation,
+        rng: np.random.Generator,
+        apart_from: Sequence[np.ndarray] = (),
+        clear: Clear = lambda spots: True,
     ) -> None:
         colours = sample_colours(rng, OBJECTS)
         spots = scatter(rng, OBJECTS, apart_from, clear)

@@ -69,7 +69,9 @@ class TandemAgent:
         self.executed += 1
         self.step += 1
         self.since_tick += 1
-        self.trace.append({"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | entry)
+        self.trace.append(
+            {"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | entry
+        )
         return self.limiter(action)
 
     def _look(self, obs: dict[str, Any], entry: dict[str, Any]) -> None:
@@ -118,7 +120,9 @@ class TandemAgent:
         draws = self.runtime.candidates if self.runtime.plan == "rank" and goal is not None else 1
         cfg = controller.cfg
         noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
-        chunks = controller.sample(controller.context(self.instruction, z, referents, goal), noise, self._prefix())[0]  # (M, H, A)
+        chunks = controller.sample(controller.context(self.instruction, z, referents, goal), noise, self._prefix())[
+            0
+        ]  # (M, H, A)
         best = 0
         if draws > 1 and goal is not None:
             best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)

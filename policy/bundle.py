@@ -71,7 +71,11 @@ class Bundle:
 
     @property
     def privileged_keys(self) -> tuple[str, ...]:
-        return (*(f"observation.keypoints.{camera}" for camera in self.cameras), "observation.environment_state", "referents")
+        return (
+            *(f"observation.keypoints.{camera}" for camera in self.cameras),
+            "observation.environment_state",
+            "referents",
+        )
 
     def normalized_state(self, state: Tensor) -> Tensor:
         return self.normalizer.normalize(STATE, state)
@@ -86,7 +90,9 @@ class Bundle:
     def observation(self, obs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """One observation of the contract -> images {camera: (1, H, W, 3)} and normalised state (1, S)."""
         try:
-            images = {c: torch.from_numpy(np.ascontiguousarray(obs[f"observation.images.{c}"]))[None] for c in self.cameras}
+            images = {
+                c: torch.from_numpy(np.ascontiguousarray(obs[f"observation.images.{c}"]))[None] for c in self.cameras
+            }
             state = torch.from_numpy(np.asarray(obs[STATE], np.float32))[None]
         except KeyError as error:
             raise PolicyError(f"the observation has no {error}; the policy was trained with it") from error
@@ -123,7 +129,9 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: Path
     wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or unknown or wrong:
         first = (missing + unknown + wrong)[0]
-        raise PolicyError(f"checkpoint {where}: weight {first} does not fit this version's model; retrain or use its version")
+        raise PolicyError(
+            f"checkpoint {where}: weight {first} does not fit this version's model; retrain or use its version"
+        )
     model.load_state_dict(weights)
 
 

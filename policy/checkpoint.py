@@ -42,7 +42,9 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2) -> Path
         os.replace(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise PolicyError(f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched") from error
+        raise PolicyError(
+            f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched"
+        ) from error
     _point_last(root, final.name)
     _forget_old(root, keep)
     return final
@@ -52,7 +54,9 @@ def resolve(path: str | Path) -> Path:
     """The newest valid checkpoint that `path` means: a checkpoint, a run's output folder, or its checkpoints folder."""
     path = Path(path)
     if not path.exists():
-        raise PolicyError(f"checkpoint {path} does not exist; pass the output folder of `tandem train` or a folder in it")
+        raise PolicyError(
+            f"checkpoint {path} does not exist; pass the output folder of `tandem train` or a folder in it"
+        )
     if (path / MANIFEST).exists() or path.name == "pretrained_model":
         return path.parent if path.name == "pretrained_model" else path
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -97,7 +101,9 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(checkpoint / name)
     except (OSError, SafetensorError) as error:
-        raise PolicyError(f"checkpoint {checkpoint}: {name} cannot be read ({error}); use an older checkpoint") from error
+        raise PolicyError(
+            f"checkpoint {checkpoint}: {name} cannot be read ({error}); use an older checkpoint"
+        ) from error
 
 
 def _read_json(file: Path) -> Any:

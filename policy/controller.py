@@ -73,7 +73,14 @@ class Controller(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.zeros_(self.action_out.weight)
 
-    def context(self, instruction: Tensor, z: Tensor, referents: Tensor, goal: Tensor | None = None, has_goal: Tensor | None = None) -> Context:
+    def context(
+        self,
+        instruction: Tensor,
+        z: Tensor,
+        referents: Tensor,
+        goal: Tensor | None = None,
+        has_goal: Tensor | None = None,
+    ) -> Context:
         """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words mean
         (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one."""
         words = self.words(instruction) + self.word_position[: instruction.shape[1]]
@@ -81,7 +88,11 @@ class Controller(nn.Module):
         if goal is not None:
             present = self.goal_in(goal)
             goals = present if has_goal is None else torch.where(has_goal[:, None, None], present, goals)
-        tokens = [words + self.kind[0], goals + self.kind[1], self.scene_in(torch.cat([referents, z], dim=1)) + self.kind[2]]
+        tokens = [
+            words + self.kind[0],
+            goals + self.kind[1],
+            self.scene_in(torch.cat([referents, z], dim=1)) + self.kind[2],
+        ]
         decisive = [referents, goals, z[:, -1:], words.mean(dim=1, keepdim=True)]  # z ends with proprioception
         summary = self.summary(torch.cat([t.float() for t in decisive], dim=1).flatten(1))
         return Context(self.dit.context(torch.cat(tokens, dim=1)), summary)

@@ -27,7 +27,11 @@ def plan(
 
 
 def evaluate(
-    spec: AgentSpec, episodes: list[Episode], folder: Path, workers: int, on_result: Callable[[Outcome], None] = lambda o: None
+    spec: AgentSpec,
+    episodes: list[Episode],
+    folder: Path,
+    workers: int,
+    on_result: Callable[[Outcome], None] = lambda o: None,
 ) -> list[Outcome]:
     """Runs what `folder` does not hold yet and returns all outcomes, in the order of `episodes`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,9 @@ def read_outcomes(folder: Path) -> list[Outcome]:
             outcomes.append(outcome_from(json.loads(line)))
         except (ValueError, TypeError) as error:
             if number < len(lines) - 1:
-                raise PolicyError(f"{file} line {number + 1} is damaged ({error}); remove the line and resume") from error
+                raise PolicyError(
+                    f"{file} line {number + 1} is damaged ({error}); remove the line and resume"
+                ) from error
             file.write_text("".join(kept + "\n" for kept in lines[:-1]))
     return outcomes
 
@@ -98,7 +104,11 @@ def columns(outcomes: list[Outcome]) -> dict[str, Proportion]:
 
 def wrong_instruction_drop(per_task: dict[str, dict[str, Any]]) -> float | None:
     """Mean fall of success under a wrong instruction, over the tasks whose instruction picks the object."""
-    falls = [row["hierarchical"]["success"] - row["wrong"]["success"] for row in per_task.values() if {"wrong", "hierarchical"} <= row.keys()]
+    falls = [
+        row["hierarchical"]["success"] - row["wrong"]["success"]
+        for row in per_task.values()
+        if {"wrong", "hierarchical"} <= row.keys()
+    ]
     return _mean(falls)
 
 

@@ -63,14 +63,18 @@ def fit(
 ) -> bool:
     """Trains from progress.step to stage.steps. True when done, False when asked to stop (a checkpoint is saved)."""
     parameters = learner.parameters()
-    optimizer = torch.optim.AdamW(parameters, stage.learning_rate, betas=(0.9, 0.95), weight_decay=stage.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, stage.learning_rate, betas=(0.9, 0.95), weight_decay=stage.weight_decay, fused=True
+    )
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
         schedule.last_epoch = progress.step
     device = parameters[0].device
     batches = learner.batches(progress.step)
-    bar = tqdm(total=stage.steps, initial=progress.step, desc=learner.name, unit="step", dynamic_ncols=True, mininterval=1.0)
+    bar = tqdm(
+        total=stage.steps, initial=progress.step, desc=learner.name, unit="step", dynamic_ncols=True, mininterval=1.0
+    )
     with bar:
         while progress.step < stage.steps:
             batch = _next(batches, progress)

@@ -33,7 +33,9 @@ class ActLearner:
 
     name = "act"
 
-    def __init__(self, bundle: "Bundle", average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype):
+    def __init__(
+        self, bundle: "Bundle", average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype
+    ):
         self.bundle, self.model, self.average, self.cache = bundle, bundle.model, average.module, cache
         sizes = bundle.config.sizes
         self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick)

@@ -53,7 +53,8 @@ class ThinkLearner:
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         sample = self._sample(batch)
-        sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
+        with torch.no_grad():  # grounding is frozen with the encoder
+            sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
         parts, plan = self.model.planner.loss(sample)
         goal, has_goal = self._mixed_goals(sample["goal"], plan.goal.detach())
         parts |= {"flow": self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)}

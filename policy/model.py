@@ -32,9 +32,13 @@ class ModelConfig:
     def from_json(cls, raw: dict[str, Any]) -> "ModelConfig":
         try:
             sizes = Sizes(**raw["sizes"])
-            return cls(sizes, tuple(raw["cameras"]), *(int(raw[k]) for k in ("state_dim", "action_dim", "entities", "words")))
+            return cls(
+                sizes, tuple(raw["cameras"]), *(int(raw[k]) for k in ("state_dim", "action_dim", "entities", "words"))
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise PolicyError(f"config.json of the checkpoint does not fit this version ({error!r}); retrain it") from error
+            raise PolicyError(
+                f"config.json of the checkpoint does not fit this version ({error!r}); retrain it"
+            ) from error
 
     @property
     def encoder(self) -> SceneEncoderConfig:
@@ -51,19 +55,47 @@ class Tandem(nn.Module):
         super().__init__()
         s, D, heads = cfg.sizes, cfg.sizes.width, max(1, cfg.sizes.width // 32)
         N, K = cfg.encoder.tokens, s.goal_tokens
-        self.encoder = SceneEncoder(cfg.encoder).to(memory_format=torch.channels_last)
+        self.encoder = SceneEncoder(cfg.encoder)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.read_out = GoalReadOut(ReadOutConfig(D, K, heads))
         self.grounding = Grounding(
-            GroundingConfig(D, cfg.words, s.instruction_length, len(cfg.cameras), cfg.encoder.keypoints)
+            GroundingConfig(
+                width=D,
+                words=cfg.words,
+                instruction_length=s.instruction_length,
+                cameras=len(cfg.cameras),
+                keypoints=cfg.encoder.keypoints,
+            )
         )
         self.probe = StateProbe(D, K, cfg.entities, cfg.state_dim)
         self.controller = Controller(
-            ControllerConfig(D, cfg.action_dim, s.chunk, K, cfg.words, s.instruction_length, heads, draws=s.draws)
+            ControllerConfig(
+                width=D,
+                action_dim=cfg.action_dim,
+                chunk=s.chunk,
+                goal_tokens=K,
+                referents=self.grounding.tokens,
+                words=cfg.words,
+                instruction_length=s.instruction_length,
+                heads=heads,
+                draws=s.draws,
+            )
         )
         self.planner = System2(
             System2Config(
-                D, cfg.words, s.instruction_length, s.subtask_length, K, s.ticks, pattern=s.planner_pattern, heads=heads
+                width=D,
+                words=cfg.words,
+                instruction_length=s.instruction_length,
+                subtask_length=s.subtask_length,
+                goal_tokens=K,
+                ticks=s.ticks,
+                pattern=s.planner_pattern,
+                heads=heads,
             )
         )
-        self.world = WorldModel(WorldModelConfig(D, cfg.action_dim, s.chunk, scene_tokens=N, goal_tokens=K, heads=heads))
-        self.decoder = ImageDecoder(ImageDecoderConfig(D, K))
+        self.world = WorldModel(
+            WorldModelConfig(
+                width=D, action_dim=cfg.action_dim, chunk=s.chunk, scene_tokens=N, goal_tokens=K, heads=heads
+            )
+        )
+        self.decoder = ImageDecoder(ImageDecoderConfig(width=D, goal_tokens=K))

@@ -19,7 +19,9 @@ def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
     cameras = tuple(contract.cameras())
     size = contract.features[contract.cameras()[cameras[0]]].shape[0]
     if size != recipe.sizes.image_size:
-        raise PolicyError(f"the data's images are {size} pixels, recipe {recipe.name!r} wants {recipe.sizes.image_size}; re-collect")
+        raise PolicyError(
+            f"the data's images are {size} pixels, recipe {recipe.name!r} wants {recipe.sizes.image_size}; re-collect"
+        )
     stats = {key: column_stats(cache.columns[key]) for key in (STATE, ACTION)}
     normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
     tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])

@@ -1,6 +1,6 @@
 """The folder of one training run: who may write there, where curves go, and how it is asked to stop.
 
-    outputs/train/2026-11-24/10-12-33_demo/{train_config.json, log.jsonl, tensorboard/, checkpoints/, .lock}
+outputs/train/2026-11-24/10-12-33_demo/{train_config.json, log.jsonl, tensorboard/, checkpoints/, .lock}
 """
 
 import json
@@ -32,7 +32,9 @@ class Run:
 
     def __enter__(self) -> "Run":
         if self.folder.exists() and any(self.folder.iterdir()) and not self.resume:
-            raise PolicyError(f"output folder {self.folder} exists; pass --resume to continue it or choose another --output")
+            raise PolicyError(
+                f"output folder {self.folder} exists; pass --resume to continue it or choose another --output"
+            )
         if self.resume and not self.folder.exists():
             raise PolicyError(f"nothing to resume: {self.folder} does not exist")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Imitation training from start to finish, as a plain function that a test can call.
 
-    data -> bundle -> stage act -> stage think -> checkpoints        (see policy/recipe.py for what the stages are)
+data -> bundle -> stage act -> stage think -> checkpoints        (see policy/recipe.py for what the stages are)
 """
 
 from collections.abc import Callable
@@ -130,7 +130,9 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
     average.n_averaged.fill_(about["averaged"])
     load_weights(bundle.model, checkpoint.read_tensors(folder, f"{STATE}/model.safetensors"), folder)
-    optimizer = _optimizer_state(checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"])
+    optimizer = _optimizer_state(
+        checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"]
+    )
     return Training(recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer))
 
 
@@ -147,8 +149,14 @@ def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path,
         old = stored.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             _refuse_changes(old, value, folder, f"{path}{key}.")
-        elif (list(value) if isinstance(value, tuple) else value) != old and key not in ("threads", "save_every", "log_every"):
-            raise PolicyError(f"cannot resume {folder}: {path}{key} was {old!r}, now {value!r}; resume with the same recipe")
+        elif (list(value) if isinstance(value, tuple) else value) != old and key not in (
+            "threads",
+            "save_every",
+            "log_every",
+        ):
+            raise PolicyError(
+                f"cannot resume {folder}: {path}{key} was {old!r}, now {value!r}; resume with the same recipe"
+            )
 
 
 def with_steps(recipe: Recipe, act: int, think: int) -> Recipe:

@@ -90,7 +90,9 @@ def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], ba
                 episode = waiting.pop(position)
                 position += 1
                 if isinstance(episode, Crash):
-                    raise UserError(f"recording {task} seed {jobs[position - 1].seed}: {episode.reason}; run `tandem doctor`")
+                    raise UserError(
+                        f"recording {task} seed {jobs[position - 1].seed}: {episode.reason}; run `tandem doctor`"
+                    )
                 if episode is None:
                     failed += 1
                     continue

@@ -110,6 +110,8 @@ def info(args: Info) -> int:
     for row in dataset.episodes:
         name = str(row.get("sim/task", "?"))
         tasks[name] = tasks.get(name, 0) + 1
-    print(f"{args.root}: {len(dataset.episodes)} episodes, {len(dataset)} frames; contract {dataset.contract.digest()[:12]}")
+    print(
+        f"{args.root}: {len(dataset.episodes)} episodes, {len(dataset)} frames; contract {dataset.contract.digest()[:12]}"
+    )
     print("\n".join(f"  {task}: {count} episodes" for task, count in tasks.items()))
     return 0

@@ -28,7 +28,9 @@ def main(args: Args) -> int:
     begin = time.perf_counter()
     run = default_output("train", "demo")
     train.main(train.Args(preset="demo", output=run, seed=args.seed))
-    measured = evaluation.Args(checkpoint=str(run), episodes=EPISODES, modes=("hierarchical", "flat"), controls=("normal",))
+    measured = evaluation.Args(
+        checkpoint=str(run), episodes=EPISODES, modes=("hierarchical", "flat"), controls=("normal",)
+    )
     results, _ = evaluation.run(measured)
     evaluation.show(results)
     page = watch.run(watch.Args(checkpoint=str(run), output=default_output("watch", "demo")), results["summary"])

@@ -49,7 +49,10 @@ def rendering() -> list[Finding]:
         remedy = "sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri libosmesa6"
         return [*found, Finding("OpenGL", BROKEN, "no headless backend works", remedy)]
     if "egl" not in working:
-        return [*found, Finding("OpenGL", WARN, f"egl does not work, {working[0]} does", f"export MUJOCO_GL={working[0]}")]
+        return [
+            *found,
+            Finding("OpenGL", WARN, f"egl does not work, {working[0]} does", f"export MUJOCO_GL={working[0]}"),
+        ]
     return found
 
 

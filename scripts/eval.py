@@ -56,17 +56,23 @@ def main(args: Args) -> int:
 
 def run(args: Args) -> tuple[dict[str, Any], Path]:
     """Runs the evaluation and writes results.json; returns its content and the folder."""
-    spec = AgentSpec(args.agent, str(checkpoint.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime)
+    spec = AgentSpec(
+        args.agent, str(checkpoint.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime
+    )
     tasks = resolve_tasks(args.tasks or _trained_on(spec))
     modes = args.modes if args.agent == "checkpoint" else ("hierarchical",)
     folder = args.output or default_output("eval", Path(args.checkpoint or args.agent).name)
     if (folder / EPISODES_FILE).exists() and not args.resume:
-        raise UserError(f"output folder {folder} holds an evaluation; pass --resume to continue it or choose another --output")
+        raise UserError(
+            f"output folder {folder} holds an evaluation; pass --resume to continue it or choose another --output"
+        )
     if args.agent == "checkpoint":
         _preflight(spec)
     outcomes = _evaluate(args, spec, tasks, modes, folder)
     results = {
-        "manifest": manifest(checkpoint=checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent, command=_command()),
+        "manifest": manifest(
+            checkpoint=checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent, command=_command()
+        ),
         "options": asdict(replace(args, tasks=tasks, modes=modes)) | {"output": str(folder), "reproduce": None},
         "summary": summary(outcomes),
         "episodes": [outcome.as_dict() for outcome in outcomes],
@@ -78,7 +84,9 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     return results, folder
 
 
-def _evaluate(args: Args, spec: AgentSpec, tasks: tuple[str, ...], modes: tuple[str, ...], folder: Path) -> list[Outcome]:
+def _evaluate(
+    args: Args, spec: AgentSpec, tasks: tuple[str, ...], modes: tuple[str, ...], folder: Path
+) -> list[Outcome]:
     episodes = plan(tasks, args.episodes, args.first_seed, modes, args.controls)
     with tqdm(total=len(episodes), unit="episode", desc="eval", dynamic_ncols=True) as bar:
         done = [0, 0]
@@ -127,7 +135,9 @@ def show(results: dict[str, Any]) -> None:
     table.add_row("mean over tasks", *(f"{100 * s['mean'][name]:.1f}%" for name in names))
     console = Console()
     console.print(table)
-    console.print(f"errors (not counted): {s['errors']}; planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)")
+    console.print(
+        f"errors (not counted): {s['errors']}; planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)"
+    )
 
 
 def _interval(entry: dict[str, float] | None) -> str:

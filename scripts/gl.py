@@ -25,7 +25,9 @@ def probe(backend: str, seconds: float = 60.0) -> str | None:
     if backend == "glfw":
         environment.pop("PYOPENGL_PLATFORM")
     try:
-        done = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return f"no answer in {seconds:.0f} s"
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -1,6 +1,6 @@
 """Write the measured figures into README.md: tables between `<!-- results:NAME -->` markers come from docs/results/.
 
-    docs/results/NAME.json = {"name", "command", "manifest", "metrics"}, written by the command that measured it
+docs/results/NAME.json = {"name", "command", "manifest", "metrics"}, written by the command that measured it
 """
 
 import json
@@ -74,11 +74,16 @@ def render(result: dict[str, Any]) -> str:
 def _task_table(per_task: dict[str, dict[str, Any]]) -> list[str]:
     shown = [c for c in COLUMNS if any(c in row for row in per_task.values())]
     head = ["| task | " + " | ".join(shown) + " | episodes |", "|---" * (len(shown) + 2) + "|"]
-    return head + [f"| {task} | " + " | ".join(_cell(row.get(c)) for c in shown) + f" | {_count(row)} |" for task, row in per_task.items()]
+    return head + [
+        f"| {task} | " + " | ".join(_cell(row.get(c)) for c in shown) + f" | {_count(row)} |"
+        for task, row in per_task.items()
+    ]
 
 
 def _cell(entry: dict[str, float] | None) -> str:
-    return "–" if entry is None else f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+    return (
+        "–" if entry is None else f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
+    )
 
 
 def _count(row: dict[str, Any]) -> int:

@@ -28,13 +28,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=False)
         python = str(Path(folder) / "bin" / "python")
-        site = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True)
+        site = subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         target = Path(site.stdout.strip())
         (target / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
         subprocess.run([*pip, str(wheel.resolve())], check=True, cwd=folder)
         subprocess.run([python, "-c", CHECK], check=True, cwd=folder)
-        subprocess.run([python, "-m", "scripts", "train", "--preset", "debug", "--dry-run"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [python, "-m", "scripts", "train", "--preset", "debug", "--dry-run"],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
         subprocess.run([python, "-m", "scripts", "watch", "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
         page = target / "scripts" / "report" / "page.html"
         assert page.exists(), f"{page} is missing from the wheel"

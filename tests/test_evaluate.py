@@ -73,7 +73,9 @@ def test_an_exception_in_a_worker_reaches_the_caller():
 
 
 def test_summary_keeps_errors_apart(tmp_path):
-    outcomes = evaluate(AgentSpec("expert"), plan(("open_drawer",), 2, 0, ("hierarchical",), ("normal", "wrong")), tmp_path, 1)
+    outcomes = evaluate(
+        AgentSpec("expert"), plan(("open_drawer",), 2, 0, ("hierarchical",), ("normal", "wrong")), tmp_path, 1
+    )
     outcomes[0] = replace(outcomes[0], status="crashed", success=False)
     s = summary(outcomes)
     assert s["errors"] == 1 and s["per_task"]["open_drawer"]["hierarchical"] == Proportion(1, 1).as_dict()

@@ -43,13 +43,18 @@ def test_every_package_folder_is_listed():
 
 
 def tandem(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "scripts", *arguments], capture_output=True, text=True, cwd=ROOT, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "scripts", *arguments], capture_output=True, text=True, cwd=ROOT, **options
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb):
     done = tandem(verb, "--help")
-    assert done.returncode == 0 and "dry-run" in done.stdout + tandem(verb, "check", "--help").stdout + tandem(verb, "env", "--help").stdout
+    assert (
+        done.returncode == 0
+        and "dry-run" in done.stdout + tandem(verb, "check", "--help").stdout + tandem(verb, "env", "--help").stdout
+    )
 
 
 def test_unknown_verb_and_unknown_flag_exit_with_2():

@@ -39,7 +39,9 @@ def test_bilinear_weights_have_the_point_as_their_mean():
 
 
 def test_encoder_finds_a_dot_after_a_few_steps():
-    cfg = SceneEncoderConfig(("front",), image_size=32, state_dim=2, width=32, keypoints=2, entities=1, trunk_channels=32)
+    cfg = SceneEncoderConfig(
+        ("front",), image_size=32, state_dim=2, width=32, keypoints=2, entities=1, trunk_channels=32
+    )
     from policy.scene_encoder import keypoint_loss
 
     encoder = SceneEncoder(cfg)
@@ -103,7 +105,11 @@ def test_rows_without_a_goal_ignore_it():
 def test_flow_loss_overfits_one_batch_and_masked_steps_do_not_matter():
     controller = Controller(replace(CFG, draws=4))
     words, z, referents, goal = inputs(B=4)
-    batch = {"instruction": words[:1].expand(4, -1), "actions": torch.randn(4, 8, 3), "action_mask": torch.ones(4, 8).bool()}
+    batch = {
+        "instruction": words[:1].expand(4, -1),
+        "actions": torch.randn(4, 8, 3),
+        "action_mask": torch.ones(4, 8).bool(),
+    }
     batch["action_mask"][:, 6:] = False
     z = torch.randn(4, 5, 32)
     referents, goal = torch.randn(4, 4, 32), torch.randn(4, 4, 32)

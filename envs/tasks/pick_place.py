@@ -54,4 +54,3 @@ class PickPlace(Task):
         near = tolerance(float(np.linalg.norm(sim.pinch - sim.object(0))), 0.02, 0.2)
         home = tolerance(float(np.linalg.norm(sim.object(0)[:2] - sim.body("bowl")[:2])), 0.05, 0.25)
         return 1.0 if self.success(sim) else 0.3 * near + 0.6 * home
-
