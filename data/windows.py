@@ -7,7 +7,7 @@ Notable choices
 - `Loader` hands out batches in step order whatever the prefetch depth, and counts the seconds the consumer waited.
 
 Window of frame t, episode frames s .. e-1, chunk H, P planner ticks every `tick` frames:
-    actions[h] = action[min(t+h, e-1)]      action_mask[h] = t+h < e and not perturbed[t+h]
+    actions[h] = action[min(t+h, e-1)]      action_mask[h] = t+h < e and no perturbed step in t .. t+h
     future_index = min(t+H, e-1)
     history_index[p] = max(s, t - (P-1-p) * tick)      oldest first, the last one is t itself
     history_mask[p] = t - (P-1-p) * tick >= s
@@ -41,7 +41,8 @@ def window(cache: FrameCache, idx: np.ndarray, chunk: int = 16, ticks: int = 4, 
     inside = np.minimum(ahead, last[:, None])
     mask = ahead <= last[:, None]
     if "perturbed" in cache.columns:
-        mask &= ~cache.columns["perturbed"][inside]
+        clean = ~cache.columns["perturbed"][inside].reshape(inside.shape)
+        mask &= np.logical_and.accumulate(clean, axis=1)  # what mends a push cannot be foreseen before the push
     back = idx[:, None] - tick * np.arange(ticks)[::-1]  # (B, P), oldest first
     before = idx - tick  # where the planner ticked last
     word = cache.columns.get("subtask_index", np.zeros(len(cache), np.int64))

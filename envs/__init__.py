@@ -3,7 +3,7 @@
 from typing import Any
 
 import envs.gl  # isort: skip  # before anything imports mujoco
-import envs.tasks  # isort: skip  # registers the tabletop suite
+import envs.tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
 from envs.contract import contract_fields
 from envs.entities import ENTITIES
 from envs.errors import EnvError

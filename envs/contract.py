@@ -33,7 +33,8 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
 
 def _vector(names: tuple[str, ...], units: list[str], low: list[float], high: list[float], role: str) -> dict[str, Any]:
     return {
-        "dtype": "float32", "shape": [len(names)], "names": list(names), "unit": units, "low": low, "high": high, "role": role,
+        "dtype": "float32", "shape": [len(names)], "names": list(names),
+        "unit": units, "low": low, "high": high, "role": role,
     }  # fmt: skip
 
 

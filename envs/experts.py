@@ -3,7 +3,7 @@
 They are reactive: the action is a function of the present state, without timers or hidden phases, so that a policy
 which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
 hand may be low only where it is already well placed.
-Perturbations: now and then a few steps get a random offset. Those steps are marked (`perturbed`), so that training can
+Perturbations: now and then a few steps get a random offset, or the fingers do the opposite. Those steps are marked (`perturbed`), so that training can
 leave them out, but what follows shows how to recover (DART, arXiv 1703.09327, with the noise made visible).
 """
 
@@ -15,6 +15,7 @@ from envs.simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
 
 OPEN, CLOSED = -1.0, 1.0
 BURST_RATE, BURST_STEPS = 0.035, (2, 5)  # chance a step that a perturbation starts; its length
+FLIP_RATE = 0.3  # share of perturbations in which an open hand closes on nothing, or a closed one drops what it holds
 SPEED = 0.6  # largest |delta position| of an unperturbed action
 GRASPED = 0.66  # the gripper's opening around an object of 4.5 cm, with a margin
 
@@ -35,6 +36,7 @@ class Expert:
         self._rng = np.random.default_rng([7, seed])
         self._burst = 0
         self._offset = np.zeros(7)
+        self._flip = False
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
@@ -44,9 +46,12 @@ class Expert:
             self._offset = np.concatenate(
                 [self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]]
             )
+            self._flip = bool(self._rng.random() < FLIP_RATE)
         perturbed = self._burst > 0
         self._burst -= perturbed
         action = move.action + self._offset * perturbed
+        if perturbed and self._flip:
+            action[6] = -move.action[6]
         return np.clip(action, -1, 1).astype(np.float32), move.subtask, bool(perturbed)
 
     def decide(self) -> Move:
@@ -54,7 +59,7 @@ class Expert:
 
     # -- building blocks -------------------------------------------------------------------------------------------
     def toward(self, target: np.ndarray, gripper: float, subtask: str, yaw: float | None = None) -> Move:
-        """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: turn the finger stroke to this angle."""
+        """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: angle of the finger stroke."""
         step = (target - self.sim.pinch) / POSITION_SCALE
         step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
         turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)

@@ -1,7 +1,9 @@
 """Offscreen images of a MuJoCo model, for training (small, plain, fast) and for people (the same, larger)."""
 
+import atexit
 import os
 import weakref
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -9,6 +11,14 @@ import numpy as np
 from envs.errors import EnvError
 
 _OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
+
+_LIVE: "weakref.WeakSet[mujoco.Renderer]" = weakref.WeakSet()
+
+
+@cache
+def _close_at_exit() -> None:
+    """Called once, after the first context was made: mujoco ends EGL at exit, and what is registered later runs before."""
+    atexit.register(lambda: [renderer.close() for renderer in list(_LIVE)])
 
 
 class CameraRenderer:
@@ -23,7 +33,8 @@ class CameraRenderer:
                 f"cannot render: OpenGL backend {backend!r} failed ({error}); install libegl1 and libgl1-mesa-dri "
                 "(or libosmesa6 with MUJOCO_GL=osmesa), and run `tandem doctor`"
             ) from error
-        self._close = weakref.finalize(self, self._renderer.close)  # at exit too, before OpenGL is gone
+        _LIVE.add(self._renderer)
+        _close_at_exit()
         for flag in _OFF:
             self._renderer.scene.flags[flag] = 0
 
@@ -33,4 +44,4 @@ class CameraRenderer:
         return self._renderer.render().copy()
 
     def close(self) -> None:
-        self._close()
+        self._renderer.close()

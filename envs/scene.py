@@ -35,7 +35,8 @@ _BUTTON = """
   </body>
 </body>"""
 _MARK = """
-<body name="mark" pos=".5 0 0"><geom type="cylinder" size=".04 .0008" rgba=".05 .05 .05 1" contype="0" conaffinity="0"/></body>"""
+<body name="mark" pos=".5 0 0">
+ <geom type="cylinder" size=".04 .0008" rgba=".05 .05 .05 1" contype="0" conaffinity="0"/></body>"""
 _DRAWER = """
 <body name="cabinet" pos=".62 0 0">
   <geom type="box" size=".09 .09 .004" pos="0 0 .076" rgba=".62 .45 .28 1"/>
@@ -56,7 +57,8 @@ _TEMPLATE = """
 <mujoco model="tabletop">
   <include file="{panda}"/>
   <compiler angle="radian" autolimits="true"/>
-  <option timestep="0.0025" integrator="implicitfast" cone="pyramidal" impratio="10" iterations="50" ls_iterations="10"/>
+  <option timestep="0.0025" integrator="implicitfast" cone="pyramidal" impratio="10" iterations="50"
+   ls_iterations="10"/>
   <size memory="8M"/>
   <visual>
     <headlight ambient=".4 .4 .4" diffuse=".35 .35 .35" specular="0 0 0"/>
@@ -79,7 +81,7 @@ _TEMPLATE = """
 
 @cache
 def compile_scene(fixtures: tuple[str, ...]) -> mujoco.MjModel:
-    """fixtures of "objects", "bowl", "mark", "drawer", "buttons" -> a compiled model; copy it before writing into it."""
+    """fixtures of "objects", "bowl", "mark", "drawer", "buttons" -> a compiled model; copy it before writing."""
     parts = {
         "objects": "".join(_OBJECT.format(i=i, x=0.2 + 0.1 * i, r=OBJECT_RADIUS) for i in range(OBJECTS)),
         "buttons": "".join(_BUTTON.format(i=i) for i in range(OBJECTS)),

@@ -1,6 +1,6 @@
 """One simulated tabletop: model, data, arm control. Tasks ask it questions by name ("where is the red one?").
 
-Control runs at 20 Hz. An action asks for a pinch point at most 5 cm from where it is now (as robosuite's controllers do:
+Control runs at 20 Hz. An action asks for a pinch point at most 5 cm from where it is (as robosuite's controllers do:
 what an action means follows from what can be observed, and pressing against something does not wind up) and turns the
 commanded orientation by at most 0.25 rad, both in the world's axes. mink makes joint targets of it.
 """
@@ -86,7 +86,7 @@ class Simulation:
 
     @property
     def rotation(self) -> np.ndarray:
-        """(3, 3) axes of the hand in the world; the third points out of the hand, the second along the finger stroke."""
+        """(3, 3) axes of the hand in the world; the third points out of the hand, the second along the stroke."""
         return self.data.site_xmat[self._site].reshape(3, 3)
 
     @property

@@ -26,7 +26,8 @@ from envs.task import Task
 
 CAMERAS = ("front", "wrist")
 STATE_NAMES = (
-    "eef_x", "eef_y", "eef_z", *(f"rot6d_{i}" for i in range(6)), "gripper_opening", *(f"joint_{i}" for i in range(1, 8)),
+    "eef_x", "eef_y", "eef_z", *(f"rot6d_{i}" for i in range(6)), "gripper_opening",
+    *(f"joint_{i}" for i in range(1, 8)),
 )  # fmt: skip
 STATE_LOW = np.array([-1.0] * 9 + [-0.05] + [-2.91, -1.78, -2.91, -3.08, -2.91, -0.03, -2.91], np.float32)
 STATE_HIGH = np.array([1.0] * 9 + [1.05] + [2.91, 1.78, 2.91, -0.06, 2.91, 3.77, 2.91], np.float32)

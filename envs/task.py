@@ -86,9 +86,9 @@ def scatter(
     clear: Clear = lambda spots: True,
     distance: float = 0.11,
 ) -> list[np.ndarray]:
-    """`count` spots (x, y) on the table, `distance` apart, a little more from `apart_from`, and as `clear` wants them."""
+    """`count` spots (x, y) on the table, `distance` apart, a little more from `apart_from`, as `clear` wants."""
     for _ in range(500):
-        spots = list(rng.uniform(*TABLE, (count, 2)))
+        spots = list(rng.uniform(TABLE[0], TABLE[1], (count, 2)))
         pairs = [np.linalg.norm(a - b) for i, a in enumerate(spots) for b in spots[:i]]
         pairs += [np.linalg.norm(a - b) - 0.03 for a in spots for b in apart_from]
         if min(pairs, default=1.0) > distance and clear(spots):

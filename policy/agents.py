@@ -1,5 +1,6 @@
 """What can drive an environment: a trained checkpoint, the scripted expert, or chance. All share `reset` and `act`."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ MODES = ("hierarchical", "flat")
 
 class Agent(Protocol):
     trace: list[dict[str, Any]]  # per step: subtask, progress, replanned, planner_ms, controller_ms, pictures
-    events: dict[str, int]
+    events: Counter[str]
 
     def bind(self, env: Any) -> None: ...
     def reset(self, instruction: str, seed: int) -> None: ...
@@ -46,7 +47,7 @@ class ExpertAgent:
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
-        self.events: dict[str, int] = {}
+        self.events: Counter[str] = Counter()
 
     def bind(self, env: Any) -> None:
         self._env = env
@@ -67,7 +68,7 @@ class RandomAgent:
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
-        self.events: dict[str, int] = {}
+        self.events: Counter[str] = Counter()
 
     def bind(self, env: Any) -> None:
         self._size = env.action_space.shape[0]

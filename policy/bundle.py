@@ -24,6 +24,7 @@ from policy.recipe import Sizes
 
 STATE, ACTION = "observation.state", "action"
 PRETRAINED = "pretrained_model"
+HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 
 @dataclass
@@ -108,6 +109,13 @@ class Bundle:
         M = self.config.entities
         keypoints = [columns[f"observation.keypoints.{camera}"].unflatten(-1, (M, 3)) for camera in self.cameras]
         return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
+
+    def hand(self, state: Tensor) -> Tensor:
+        """The hand's position (B, 3) [m], out of the raw state (B, S); the origin where the contract names no hand."""
+        names = list(self.contract.features[STATE].names or ())
+        if not set(HAND) <= set(names):
+            return state.new_zeros(len(state), 3)
+        return state[:, [names.index(name) for name in HAND]]
 
     def tokenize(self, texts: list[str], length: int) -> Tensor:
         """texts -> word ids (len(texts), length)."""

@@ -1,6 +1,6 @@
 """Checkpoints: a folder that is either whole or absent, and says why when it cannot be loaded.
 
-    checkpoints/000200/pretrained_model/{config.json, model.safetensors, contract.json, normalizers.json, tokenizer.json}
+    checkpoints/000200/pretrained_model/{config, contract, normalizer, tokenizer}.json and model.safetensors
                       /training_state/{training_step.json, model.safetensors, optimizer.safetensors}
                       /manifest.json        every file's size and sha256, written last
     checkpoints/last -> 000200              replaced atomically, after the save
@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 
 
 def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2) -> Path:
-    """Writes checkpoint `step` under `root`. files: relative name -> tensors (.safetensors), JSON value (.json) or text."""
+    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json) or text."""
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)

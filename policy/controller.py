@@ -15,6 +15,7 @@ Notable choices
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +82,8 @@ class Controller(nn.Module):
         goal: Tensor | None = None,
         has_goal: Tensor | None = None,
     ) -> Context:
-        """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words mean
-        (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one."""
+        """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words
+        mean (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one."""
         words = self.words(instruction) + self.word_position[: instruction.shape[1]]
         goals = self.no_goal.expand(len(z), -1, -1)
         if goal is not None:
@@ -130,7 +131,7 @@ class Controller(nn.Module):
     @torch.no_grad()
     def sample(self, context: Context, noise: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are."""
-        scheduler = FlowMatchEulerDiscreteScheduler()
+        scheduler: Any = FlowMatchEulerDiscreteScheduler()
         steps = self.cfg.euler_steps
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps), device=noise.device)
         d = 0 if prefix is None else prefix.shape[1]

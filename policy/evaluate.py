@@ -1,4 +1,4 @@
-"""Evaluation: an explicit list of episodes, run by workers that may crash, stored one by one, summed up with intervals."""
+"""Evaluation: an explicit list of episodes, run by workers that may crash, stored one by one, with intervals."""
 
 import json
 import os

@@ -93,7 +93,7 @@ def fit(
             _collect(progress, metrics | {"loss": loss, "gradient_norm": norm})
             bar.update()
             if progress.step % log_every == 0 or progress.step == stage.steps:
-                _report(learner.name, progress, stage.batch, schedule.get_last_lr()[0], run, bar)
+                _report(learner.name, progress, stage.batch, float(schedule.get_last_lr()[0]), run, bar)
             if run.stop_requested or progress.step % save_every == 0 or progress.step == stage.steps:
                 save(progress.step, optimizer)
             if run.stop_requested:
@@ -116,8 +116,8 @@ def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any
     if progress.skipped > MAX_SKIPPED:
         frames = batch["index"][:8].tolist()
         raise PolicyError(
-            f"loss or gradient is not finite {progress.skipped} steps in a row at step {progress.step} (frames {frames} …); "
-            "run `tandem data check`, or lower the learning rate; the last checkpoint is good"
+            f"loss or gradient is not finite {progress.skipped} steps in a row at step {progress.step} "
+            f"(frames {frames} …); run `tandem data check`, or lower the learning rate; the last checkpoint is good"
         )
     return False
 

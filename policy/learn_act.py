@@ -1,14 +1,14 @@
 """Stage `act`: scene encoder, goal read-out and System 1, from pixels.
 
     z = E(images, state);  g = G(z);  g* = G'(E'(frame at the end of the subtask))        ' = averaged weights
-    loss = flow(F(z, g* or nothing, instruction)) + keypoints(E) + probe(G)
+    loss = flow(F(z, g* or nothing, instruction)) + keypoints(E) + ways(E) + probe(G)
 
 Only the first half of a batch carries a goal (the rest trains the flat policy), so only that half's goal frames are
 encoded. The goal's labels come from the averaged encoder and carry no gradient.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
 from planner.grounding import grounding_loss
-from policy.scene_encoder import keypoint_loss
+from policy.model import Tandem
+from policy.scene_encoder import keypoint_loss, way_loss
 
 if TYPE_CHECKING:
     from policy.bundle import Bundle
@@ -36,7 +37,8 @@ class ActLearner:
     def __init__(
         self, bundle: "Bundle", average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype
     ):
-        self.bundle, self.model, self.average, self.cache = bundle, bundle.model, average.module, cache
+        self.bundle, self.model, self.cache = bundle, bundle.model, cache
+        self.average = cast(Tandem, average.module)
         sizes = bundle.config.sizes
         self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick)
         self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
@@ -66,6 +68,7 @@ class ActLearner:
             parts["grounding"] = grounding_loss(named, batch["columns"]["referents"])
             keypoints, entities = self.bundle.entity_targets(batch["columns"])
             parts |= keypoint_loss(scene, keypoints)
+            parts["way"] = way_loss(scene, entities, self.bundle.hand(batch["state"]))
             parts |= self.model.probe.loss(self.model.read_out(scene.z), entities, state)
         return torch.stack([WEIGHTS.get(name, 1.0) * part for name, part in parts.items()]).sum(), parts
 

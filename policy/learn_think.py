@@ -1,5 +1,6 @@
 """Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder; and System 1
-further, on a mixture of true subgoals, the planner's subgoals (detached: knowledge insulation) and none.
+further, on the planner's subgoals (a half of a batch; detached: knowledge insulation), true ones and none (a quarter
+each). The planner learns from a half and the picture from a quarter of a batch: they cost most and are learned first.
 
     words, g*, progress = P(instruction, past ticks)       g* learns G(z at the end of the subtask)
     z' = W(z, actions)                                     learns z after the chunk
@@ -55,12 +56,14 @@ class ThinkLearner:
         sample = self._sample(batch)
         with torch.no_grad():  # grounding is frozen with the encoder
             sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
-        parts, plan = self.model.planner.loss(sample)
-        goal, has_goal = self._mixed_goals(sample["goal"], plan.goal.detach())
+        half, quarter = len(sample["z"]) // 2, len(sample["z"]) // 4
+        parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
+        goal = torch.cat([plan.goal.detach(), sample["goal"][half:]])
+        has_goal = torch.arange(len(goal), device=self.device) < half + quarter
         parts |= {"flow": self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)}
         parts |= self.model.world.loss(sample)
-        now = self.latents.goals(batch["index"]).to(self.device)
-        parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front].to(self.device))
+        now = self.latents.goals(batch["index"][:quarter]).to(self.device)
+        parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front][:quarter].to(self.device))
         total = [WEIGHTS.get(name, JUDGEMENT) * part for name, part in parts.items() if name not in METRICS]
         return torch.stack(total).sum(), parts
 
@@ -90,12 +93,6 @@ class ThinkLearner:
         left = (end - index).clamp(min=0).float()
         gained = (future - index).float() / left.clamp(min=1.0)
         return (batch["progress"] + (1 - batch["progress"]) * gained).clamp(0, 1)
-
-    def _mixed_goals(self, true: Tensor, planned: Tensor) -> tuple[Tensor, Tensor]:
-        """A quarter true subgoals, a half the planner's, a quarter none (the flat policy's share)."""
-        kind = torch.rand(len(true), device=true.device)
-        goal = torch.where((kind < 0.25)[:, None, None], true, planned)
-        return goal, kind < 0.75
 
     def after_step(self) -> None:
         self.model.planner.stack.balance()

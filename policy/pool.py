@@ -64,7 +64,7 @@ class Pool:
                 worker.pipe.send(self.jobs[worker.job])
         busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
         for pipe in wait(list(busy), timeout=1.0):
-            worker = busy.pop(pipe)  # type: ignore[index]
+            worker = busy.pop(pipe)  # type: ignore[call-overload]
             try:
                 result = worker.pipe.recv()
             except (EOFError, ConnectionResetError):

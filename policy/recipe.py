@@ -38,7 +38,7 @@ class Sizes:
     tick: int = 8  # control steps between planner ticks
     instruction_length: int = 16  # words
     subtask_length: int = 12  # words
-    draws: int = 4  # noise draws per encoded frame
+    draws: int = 2  # noise draws per encoded frame
     planner_pattern: str = "attn attn attn"  # the planner's layers, see backbone.stack
 
 
@@ -66,12 +66,12 @@ def debug() -> Recipe:
 def demo() -> Recipe:
     """Three tasks in under 15 minutes on two cores, from recording to the report."""
     tasks = ("reach", "pick_place", "open_drawer")
-    return Recipe("demo", tasks, 150, Stage(steps=900, warmup=50), Stage(steps=250, warmup=20, ema=0.99))
+    return Recipe("demo", tasks, 240, Stage(steps=1200, warmup=50), Stage(steps=250, warmup=20, ema=0.99))
 
 
 def tabletop() -> Recipe:
     """All seven tasks, 100 demonstrations each, at most 90 minutes on two cores."""
-    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=6000), Stage(steps=2500))
+    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=8000), Stage(steps=2800))
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {"debug": debug, "demo": demo, "tabletop": tabletop}

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,13 @@ import torch
 import envs
 from policy.agents import Agent, AgentSpec, load_agent
 
-CONTROLS = ("normal", "empty", "wrong")  # what the agent is told: the truth, nothing, another object of the scene
+Control = Literal["normal", "empty", "wrong"]
+# What the agent is told: the truth, nothing, another object of the scene.
+CONTROLS: tuple[Control, ...] = (
+    "normal",
+    "empty",
+    "wrong",
+)  # what the agent is told: the truth, nothing, another object of the scene
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ Notable choices
   (spatial softmax: Finn et al. 2016, arXiv 1509.06113). On small machines precision per FLOP decides.
 - The first M keypoints of a camera can be taught by the simulator (`keypoint_loss`): the projected centres of named
   entities, recorded beside the demonstrations. Training only: at test time images and proprioception are all there is.
+- From where the cameras see a keypoint and where the hand is, a small network reads the way from the hand to it, in
+  metres, taught likewise. Keypoints a few millimetres sharp were not enough: the controller had to learn the cameras'
+  geometry from actions alone, and after 900 steps still missed objects by 30 mm.
 - No normalisation layers in the trunk: the convolutions run at the machine's GEMM rate, normalisation would not.
 Left out: random shifts. The cameras are fixed, so absolute image position carries metric information.
 """
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+REACH = 0.5  # metres that the sine features of a way span
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class SceneEncoderConfig:
     trunk_channels: int = 96  # channels at an eighth
     map_channels: int = 64  # channels of the map that keypoints read
     trunk_blocks: int = 2  # residual blocks at an eighth
-    frequencies: int = 5  # octaves of the sine features of (u, v)
+    frequencies: int = 5  # octaves of the sine features of (u, v) and of the way to a keypoint
+    locate_width: int = 128  # hidden width of the network that reads the way from the hand to a keypoint
 
     @property
     def tokens(self) -> int:
@@ -80,6 +86,27 @@ class Scene:
     logits: Tensor  # (B, C, K, cells) keypoint log-heat, before the softmax
     points: Tensor  # (B, C, K, 2) expected (u, v) in [-1, 1]
     visible: Tensor  # (B, C, K) logit: is there something to see at this keypoint
+    way: Tensor  # (B, K, 3) from the hand to what keypoint k follows, world axes [m]
+
+
+class Locator(nn.Module):
+    """Where the cameras see a keypoint, and proprioception -> the way from the hand to it (…, 3), world axes [m].
+
+    Always in fp32: the rounding of bf16 is two millimetres.
+    """
+
+    def __init__(self, features: int, keypoints: int, width: int):
+        super().__init__()
+        self.straight = nn.Linear(features, 3)  # the hand's own position enters linearly
+        self.first, self.slot = nn.Linear(features, width), nn.Parameter(torch.zeros(keypoints, width))
+        self.second, self.out = nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, K, F)."""
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.float()
+            hidden = F.silu(self.second(F.silu(self.first(x) + self.slot)))
+            return 0.1 * (self.straight(x) + self.out(hidden))
 
 
 class SceneEncoder(nn.Module):
@@ -97,6 +124,9 @@ class SceneEncoder(nn.Module):
         self.visible = nn.Parameter(torch.zeros(C, K, cfg.map_channels + 1))
         point_features = cfg.map_channels + 3 + 4 * cfg.frequencies
         self.point_token = nn.Sequential(nn.Linear(point_features, D), nn.SiLU(), nn.Linear(D, D))
+        seen = len(cfg.cameras) * (3 + 4 * cfg.frequencies) + cfg.state_dim
+        self.locator = Locator(seen, K, cfg.locate_width)
+        self.way_token = nn.Linear(3 + 6 * cfg.frequencies, D)
         self.view_token = nn.Linear(cfg.trunk_channels, D)
         self.state_token = nn.Sequential(nn.Linear(cfg.state_dim, D), nn.SiLU(), nn.Linear(D, D))
         self.position = nn.Parameter(torch.randn(cfg.tokens, D) * 0.02)
@@ -113,11 +143,18 @@ class SceneEncoder(nn.Module):
         pooled = heat_map @ fine.flatten(2).transpose(1, 2).reshape(B, C, -1, self.cfg.map_channels)
         evidence = torch.cat([pooled, logits.amax(-1, keepdim=True) * 0.1], dim=-1)
         visible = (evidence * self.visible).sum(-1) + self.visible_bias
-        features = torch.cat([pooled, visible.sigmoid().unsqueeze(-1), self._fourier(points)], dim=-1)
-        keypoints = self.point_token(features).flatten(1, 2)  # (B, C * K, D)
+        where = torch.cat([visible.sigmoid().unsqueeze(-1), self._fourier(points)], dim=-1)  # (B, C, K, ...)
+        way = self._locate(where, state)
+        keypoints = self.point_token(torch.cat([pooled, where], dim=-1))
+        keypoints = (keypoints + self.way_token(self._fourier(way / REACH)).unsqueeze(1)).flatten(1, 2)  # (B, C * K, D)
         views = self.view_token(coarse.mean((2, 3))).view(B, C, -1)
         z = torch.cat([keypoints, views, self.state_token(state).unsqueeze(1)], dim=1) + self.position
-        return Scene(self.norm(z), logits, points, visible)
+        return Scene(self.norm(z), logits, points, visible, way)
+
+    def _locate(self, where: Tensor, state: Tensor) -> Tensor:
+        """Every camera's view of a keypoint, then proprioception -> (B, K, 3). Moves no keypoint: early on it would."""
+        views = where.detach().float().transpose(1, 2).flatten(2)  # (B, K, C * ...)
+        return self.locator(torch.cat([views, state.unsqueeze(1).expand(-1, views.shape[1], -1)], dim=-1))
 
     def _stack(self, images: dict[str, Tensor]) -> Tensor:
         """uint8 (B, S, S, 3) a camera -> float (B * C, 3, S, S) in [-0.5, 0.5], channels last in memory."""
@@ -125,6 +162,7 @@ class SceneEncoder(nn.Module):
         return stacked.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5)
 
     def _fourier(self, points: Tensor) -> Tensor:
+        """(…, n) -> (…, n * (1 + 2 * frequencies)): the numbers, their sines and cosines."""
         octaves = 2.0 ** torch.arange(self.cfg.frequencies, device=points.device)
         angle = (points.unsqueeze(-1) * octaves * (torch.pi / 2)).flatten(-2)
         return torch.cat([points, angle.sin(), angle.cos()], dim=-1)
@@ -153,6 +191,13 @@ def keypoint_loss(scene: Scene, target: Tensor) -> dict[str, Tensor]:
         "keypoint_offset": (offset * visible).sum() / count,
         "keypoint_visible": F.binary_cross_entropy_with_logits(scene.visible[:, :, :M], visible),
     }
+
+
+def way_loss(scene: Scene, entities: Tensor, hand: Tensor) -> Tensor:
+    """Mean error of the ways to the M entities, in decimetres. entities (B, M, 4): x, y, z, present; hand (B, 3)."""
+    M = entities.shape[1]
+    error = (scene.way[:, :M] - (entities[..., :3] - hand.unsqueeze(1))).abs().sum(-1)
+    return 10 * (error * entities[..., 3]).sum() / entities[..., 3].sum().clamp(min=1.0)
 
 
 def bilinear(points: Tensor, cells: int) -> Tensor:

@@ -50,7 +50,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         if not self.significant:
-            return f"no significant difference (p = {self.p_value:.2f}; differences above {100 * self.detectable:.0f} points would show)"
+            detectable = f"differences above {100 * self.detectable:.0f} points would show"
+            return f"no significant difference (p = {self.p_value:.2f}; {detectable})"
         return f"{'B' if self.difference > 0 else 'A'} is better (p = {self.p_value:.2g})"
 
 

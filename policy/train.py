@@ -16,7 +16,7 @@ from policy import checkpoint
 from policy.bundle import PRETRAINED, Bundle, load_weights
 from policy.ema import averaged
 from policy.errors import PolicyError
-from policy.fit import Progress, fit
+from policy.fit import Learner, Progress, fit
 from policy.learn_act import ActLearner
 from policy.learn_think import ThinkLearner
 from policy.new_bundle import new_bundle
@@ -84,8 +84,8 @@ def _settings(recipe: Recipe, stage: str) -> Stage:
 
 def _run_stage(training: Training, cache: FrameCache, run: Run, dtype: torch.dtype) -> bool:
     recipe, settings = training.recipe, _settings(training.recipe, training.stage)
-    learner_type = {"act": ActLearner, "think": ThinkLearner}[training.stage]
-    learner = learner_type(training.bundle, training.average, cache, settings.batch, recipe.seed, dtype)
+    learners: dict[str, Callable[..., Learner]] = {"act": ActLearner, "think": ThinkLearner}
+    learner = learners[training.stage](training.bundle, training.average, cache, settings.batch, recipe.seed, dtype)
     assert training.progress is not None
 
     def save(step: int, optimizer: torch.optim.Optimizer) -> None:

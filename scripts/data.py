@@ -1,5 +1,6 @@
 """Check, replay, repair or describe a recorded data set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Replay:
-    """Run recorded actions from the recorded first state: they must succeed as recorded. Exit code 1 if one does not."""
+    """Run recorded actions from the recorded first state: they must succeed as recorded. Exit code 1 if not."""
 
     root: Annotated[Path, tyro.conf.Positional]
     episodes: int = 20  # how many, spread evenly over the data set; 0: all
@@ -59,7 +60,8 @@ Args = (
 def main(args: Check | Replay | Repair | Info) -> int:
     if not args.root.is_dir():
         raise UserError(f"no data set at {args.root}; pass the --output folder of `tandem collect`")
-    return {Check: check, Replay: replay, Repair: repair, Info: info}[type(args)](args)
+    verbs: dict[type, Callable[[Any], int]] = {Check: check, Replay: replay, Repair: repair, Info: info}
+    return verbs[type(args)](args)
 
 
 def check(args: Check) -> int:
@@ -111,7 +113,8 @@ def info(args: Info) -> int:
         name = str(row.get("sim/task", "?"))
         tasks[name] = tasks.get(name, 0) + 1
     print(
-        f"{args.root}: {len(dataset.episodes)} episodes, {len(dataset)} frames; contract {dataset.contract.digest()[:12]}"
+        f"{args.root}: {len(dataset.episodes)} episodes, {len(dataset)} frames; "
+        f"contract {dataset.contract.digest()[:12]}"
     )
     print("\n".join(f"  {task}: {count} episodes" for task, count in tasks.items()))
     return 0

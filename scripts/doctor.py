@@ -36,15 +36,19 @@ def main(args: Args) -> int:
     return int(any(f.status == BROKEN for f in findings))
 
 
+def _either(what: str, good: bool, found: str, otherwise: str, remedy: str) -> Finding:
+    return Finding(what, OK, found, "") if good else Finding(what, otherwise, found, remedy)
+
+
 def rendering() -> list[Finding]:
     from scripts.gl import BACKENDS, probe
 
     problems = {backend: probe(backend) for backend in BACKENDS}
     working = [backend for backend, problem in problems.items() if problem is None]
     found = [
-        Finding(f"OpenGL {backend}", OK if problem is None else WARN, problem or "renders", "" if problem is None else "not needed if another backend works")
+        _either(f"OpenGL {backend}", problem is None, problem or "renders", WARN, "not needed if another backend works")
         for backend, problem in problems.items()
-    ]  # fmt: skip
+    ]
     if not working:
         remedy = "sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri libosmesa6"
         return [*found, Finding("OpenGL", BROKEN, "no headless backend works", remedy)]
@@ -94,10 +98,10 @@ def compute() -> list[Finding]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     kept = keep_pages()
     return [
-        Finding("torch", OK, f"{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, {device}"),
+        Finding("torch", OK, f"{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()}, {device}"),
         Finding("matrix products", OK, f"fp32 {rate:.0f}, bf16 {half:.0f} GFLOP/s; training uses {fastest_dtype()}"),
-        Finding("allocator", OK if kept else WARN, "keeps its pages" if kept else "default", "" if kept else "slower training; use glibc"),
-    ]  # fmt: skip
+        _either("allocator", kept, "keeps its pages" if kept else "default", WARN, "slower training; use glibc"),
+    ]
 
 
 def room() -> list[Finding]:
@@ -105,11 +109,12 @@ def room() -> list[Finding]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    small_memory, small_disk = memory < NEEDED_MEMORY_GB - 0.5, disk < NEEDED_DISK_GB
+    enough = memory > NEEDED_MEMORY_GB - 0.5
+    no_room = BROKEN if disk < 0.5 else WARN
     return [
-        Finding("memory", WARN if small_memory else OK, f"{memory:.0f} GB", f"the presets need {NEEDED_MEMORY_GB} GB" if small_memory else ""),
-        Finding("disk", BROKEN if disk < 0.5 else WARN if small_disk else OK, f"{disk:.0f} GB free here", "free some space" if small_disk else ""),
-    ]  # fmt: skip
+        _either("memory", enough, f"{memory:.0f} GB", WARN, f"the presets need {NEEDED_MEMORY_GB} GB"),
+        _either("disk", disk >= NEEDED_DISK_GB, f"{disk:.0f} GB free here", no_room, "free some space"),
+    ]
 
 
 def names() -> list[Finding]:
@@ -131,9 +136,9 @@ def video() -> list[Finding]:
     h264 = "libx264" in av.codecs_available
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     return [
-        Finding("H.264", OK if h264 else BROKEN, "libx264 through PyAV" if h264 else "no encoder", "" if h264 else "pip install -U av"),
+        _either("H.264", h264, "libx264 through PyAV" if h264 else "no encoder", BROKEN, "pip install -U av"),
         Finding("browser", OK, browser or "none found (only the page test uses one)"),
-    ]  # fmt: skip
+    ]
 
 
 CHECKS: tuple[Callable[[], list[Finding]], ...] = (names, rendering, physics, compute, room, video)

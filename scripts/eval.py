@@ -69,7 +69,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     if args.agent == "checkpoint":
         _preflight(spec)
     outcomes = _evaluate(args, spec, tasks, modes, folder)
-    results = {
+    results: dict[str, Any] = {
         "manifest": manifest(
             checkpoint=checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent, command=_command()
         ),
@@ -135,9 +135,8 @@ def show(results: dict[str, Any]) -> None:
     table.add_row("mean over tasks", *(f"{100 * s['mean'][name]:.1f}%" for name in names))
     console = Console()
     console.print(table)
-    console.print(
-        f"errors (not counted): {s['errors']}; planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)"
-    )
+    latency = f"planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)"
+    console.print(f"errors (not counted): {s['errors']}; {latency}")
 
 
 def _interval(entry: dict[str, float] | None) -> str:
@@ -151,7 +150,8 @@ def reproduce(args: Args) -> int:
     stored = json.loads(Path(str(args.reproduce)).read_text())
     options = stored["options"]
     again = replace(
-        args, checkpoint=args.checkpoint or options["checkpoint"], agent=options["agent"], tasks=tuple(options["tasks"]),
+        args, checkpoint=args.checkpoint or options["checkpoint"], agent=options["agent"],
+        tasks=tuple(options["tasks"]),
         episodes=options["episodes"], first_seed=options["first_seed"], modes=tuple(options["modes"]),
         controls=tuple(options["controls"]), runtime=Runtime(**options["runtime"]), reproduce=None, result=None,
     )  # fmt: skip

@@ -67,7 +67,8 @@ def render(result: dict[str, Any]) -> str:
     lines = _task_table(metrics["per_task"]) if "per_task" in metrics else []
     plain = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     rows = [f"| {key} | {_number(key, value)} |" for key, value in plain.items()]
-    about = f"`{result['command']}` · code `{result['manifest']['code']}` · {result['manifest']['processor']}, {result['manifest']['cores']} cores"
+    made = result["manifest"]
+    about = f"`{result['command']}` · code `{made['code']}` · {made['processor']}, {made['cores']} cores"
     return "\n".join([*lines, *([""] if lines else []), "| measured | value |", "|---|---|", *rows, "", about])
 
 

@@ -1,0 +1,47 @@
+"""Views of a tabletop environment for libraries that cannot take text or images."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.entities import ENTITIES
+
+
+class StateOnly(gymnasium.Wrapper):
+    """Simulator state as one flat vector instead of images and words: for stable-baselines3 and other state learners.
+
+    Observation: float32, proprioception (17,), then for each of the M entities x, y, z [m] and present, then which
+    entities the instruction names (object and destination, one-hot over M each): 17 + 4 M + 2 M numbers.
+    Make the inner environment with `cameras=()`, or it renders images that nobody sees.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        inner: Any = env.unwrapped
+        state = inner.observation_space["observation.state"]
+        M = len(ENTITIES)
+        low = np.concatenate([state.low, np.tile([-2.0, -2.0, -2.0, 0.0], M), np.zeros(2 * M)])
+        high = np.concatenate([state.high, np.tile([2.0, 2.0, 2.0, 1.0], M), np.ones(2 * M)])
+        self.observation_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        return self._flat(obs), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._flat(obs), reward, terminated, truncated, info
+
+    def _flat(self, obs: dict[str, Any]) -> np.ndarray:
+        inner: Any = self.env.unwrapped
+        known = inner.privileged()
+        named = np.zeros((2, len(ENTITIES)), np.float32)
+        for row, entity in zip(named, known["referents"], strict=True):
+            if entity >= 0:
+                row[entity] = 1.0
+        parts = [obs["observation.state"], known["observation.environment_state"], named.reshape(-1)]
+        return np.clip(np.concatenate(parts), self.observation_space.low, self.observation_space.high).astype(
+            np.float32
+        )
