@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data.contract import Contract
 from data.errors import DataError
 from data.layout import json_bytes, numeric_features
+from data.progress import progress_bar
 from data.reader import Dataset
 from data.segments import Segments, find_segments
 
@@ -230,7 +230,7 @@ def _write_images(datasets: list[Dataset], starts: list[int], folder: Path, work
     jobs = [(d, e, start) for (d, e), start in zip(places, starts, strict=True)]
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=frames, desc="decode", unit="frame", disable=not progress) as bar,
+        progress_bar(total=frames, desc="decode", unit="frame", disable=not progress) as bar,
     ):
         for length in pool.map(decode, jobs):
             bar.update(length)

@@ -3,8 +3,9 @@
 They are reactive: the action is a function of the present state, without timers or hidden phases, so that a policy
 which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
 hand may be low only where it is already well placed.
-Perturbations: now and then a few steps get a random offset, or the fingers do the opposite. Those steps are marked (`perturbed`), so that training can
-leave them out, but what follows shows how to recover (DART, arXiv 1703.09327, with the noise made visible).
+Perturbations: now and then a few steps get a random offset, or the fingers do the opposite. Those steps are marked
+(`perturbed`), so that training can leave them out, but what follows shows how to recover (DART, arXiv 1703.09327, with
+the noise made visible).
 """
 
 from dataclasses import dataclass

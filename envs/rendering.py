@@ -17,7 +17,7 @@ _LIVE: "weakref.WeakSet[mujoco.Renderer]" = weakref.WeakSet()
 
 @cache
 def _close_at_exit() -> None:
-    """Called once, after the first context was made: mujoco ends EGL at exit, and what is registered later runs before."""
+    """Called after the first context was made: mujoco ends EGL at exit, what is registered later runs before that."""
     atexit.register(lambda: [renderer.close() for renderer in list(_LIVE)])
 
 

@@ -36,9 +36,19 @@ CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 
 class TabletopEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
-    render_mode = "rgb_array"
 
-    def __init__(self, name: str, task: Task, cameras: tuple[str, ...] = CAMERAS, image_size: int = 96):
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        cameras: tuple[str, ...] = CAMERAS,
+        image_size: int = 96,
+        render_mode: str | None = "rgb_array",
+    ):
+        """cameras: those in the observation; render_mode: "rgb_array", what `render` returns, or None."""
+        if render_mode not in (None, "rgb_array"):
+            raise EnvError(f"unknown render_mode {render_mode!r} for task {name!r}; known: 'rgb_array'")
+        self.render_mode = render_mode
         unknown = set(cameras) - set(CAMERAS)
         if unknown:
             raise EnvError(f"unknown camera {sorted(unknown)[0]!r} for task {name!r}; known: {', '.join(CAMERAS)}")

@@ -24,7 +24,7 @@ class StateOnly(gymnasium.Wrapper):
         M = len(ENTITIES)
         low = np.concatenate([state.low, np.tile([-2.0, -2.0, -2.0, 0.0], M), np.zeros(2 * M)])
         high = np.concatenate([state.high, np.tile([2.0, 2.0, 2.0, 1.0], M), np.ones(2 * M)])
-        self.observation_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
+        self.observation_space = self._box = spaces.Box(low.astype(np.float32), high.astype(np.float32))
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         obs, info = self.env.reset(**kwargs)
@@ -42,6 +42,4 @@ class StateOnly(gymnasium.Wrapper):
             if entity >= 0:
                 row[entity] = 1.0
         parts = [obs["observation.state"], known["observation.environment_state"], named.reshape(-1)]
-        return np.clip(np.concatenate(parts), self.observation_space.low, self.observation_space.high).astype(
-            np.float32
-        )
+        return np.clip(np.concatenate(parts), self._box.low, self._box.high).astype(np.float32)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from data.progress import progress_bar
 from policy.errors import PolicyError
 from policy.precision import autocast
 from policy.recipe import Stage
@@ -72,9 +73,7 @@ def fit(
         schedule.last_epoch = progress.step
     device = parameters[0].device
     batches = learner.batches(progress.step)
-    bar = tqdm(
-        total=stage.steps, initial=progress.step, desc=learner.name, unit="step", dynamic_ncols=True, mininterval=1.0
-    )
+    bar = progress_bar(total=stage.steps, initial=progress.step, desc=learner.name, unit="step")
     with bar:
         while progress.step < stage.steps:
             batch = _next(batches, progress)
@@ -133,6 +132,6 @@ def _report(name: str, progress: Progress, batch: int, rate: float, run: Run, ba
     means = {key: value / progress.steps_since for key, value in progress.metrics.items()}
     speed = {"samples_per_s": batch * progress.steps_since / seconds, "data_wait": progress.wait_s / seconds}
     run.log(name, progress.step, means | speed | {"learning_rate": rate})
-    bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['samples_per_s']:.0f} samples/s")
+    bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['samples_per_s']:.0f} samples/s", refresh=False)
     progress.metrics, progress.steps_since, progress.wait_s = {}, 0, 0.0
     progress.since = time.perf_counter()

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.cache import FrameCache
+from data.progress import progress_bar
 from data.windows import look
 from policy.bundle import Bundle
 from policy.precision import autocast
@@ -34,7 +34,7 @@ def encode_all(bundle: Bundle, cache: FrameCache, dtype: torch.dtype) -> Latents
     device = next(model.parameters()).device
     z = torch.empty(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
     g = torch.empty(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
-    for start in tqdm(range(0, count, BATCH), desc="encode", unit="batch", dynamic_ncols=True, mininterval=1.0):
+    for start in progress_bar(iterable=range(0, count, BATCH), desc="encode", unit="batch"):
         rows = torch.arange(start, min(start + BATCH, count))
         seen = look(cache, rows.numpy())
         images = {camera: frames.to(device) for camera, frames in seen["images"].items()}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 import envs
 from data.contract import Contract
 from data.encode import EncodedEpisode, EpisodeEncoder
+from data.progress import progress_bar
 from data.reader import Dataset
 from data.writer import Recorder
 from policy.pool import Crash, Pool
@@ -54,7 +55,7 @@ def main(args: Args) -> int:
     failed = 0
     with Recorder(args.output, contract, mode=args.mode, resume=args.resume) as recorder:
         have = _recorded(args.output) if args.resume else {}
-        with tqdm(total=len(tasks) * args.episodes, unit="episode", desc="collect", dynamic_ncols=True) as bar:
+        with progress_bar(total=len(tasks) * args.episodes, unit="episode", desc="collect") as bar:
             bar.update(sum(min(args.episodes, len(have.get(task, ()))) for task in tasks))
             for task in tasks:
                 failed += _collect_task(task, args, recorder, have.get(task, []), bar)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from data.progress import progress_bar
 from policy import checkpoint
 from policy.agent import Runtime
 from policy.agents import AgentSpec
@@ -88,14 +88,14 @@ def _evaluate(
     args: Args, spec: AgentSpec, tasks: tuple[str, ...], modes: tuple[str, ...], folder: Path
 ) -> list[Outcome]:
     episodes = plan(tasks, args.episodes, args.first_seed, modes, args.controls)
-    with tqdm(total=len(episodes), unit="episode", desc="eval", dynamic_ncols=True) as bar:
+    with progress_bar(total=len(episodes), unit="episode", desc="eval") as bar:
         done = [0, 0]
 
         def count(outcome: Outcome) -> None:
             done[0] += outcome.success
             done[1] += 1
             bar.update()
-            bar.set_postfix_str(f"{done[0]} of {done[1]} succeeded")
+            bar.set_postfix_str(f"{done[0]} of {done[1]} succeeded", refresh=False)
 
         outcomes = evaluate(spec, episodes, folder, args.workers, count)
     return outcomes

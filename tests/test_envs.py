@@ -186,7 +186,6 @@ def test_keypoints_are_where_the_camera_shows_the_object():
     for seed in range(8):
         env.reset(seed=seed)
         sim = env.unwrapped.sim
-        sim.model.geom_rgba[:, 3] = 1.0
         named = ENTITIES[env.unwrapped.privileged()["referents"][0]]
         u, v, visible = env.unwrapped.privileged()["observation.keypoints.front"].reshape(-1, 3)[ENTITIES.index(named)]
         shown = env.unwrapped.render_camera("front", 96).astype(int)

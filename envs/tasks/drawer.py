@@ -13,10 +13,12 @@ LOW = 0.042  # pinch height at the handle [m]
 
 
 class DrawerExpert(Expert):
-    """`side`: where the fingers go, along the cabinet's axis from the bar [m]; `pull`: which way they then move."""
+    """`side`: where the fingers go, along the cabinet's axis from the bar [m]; `pull`: which way they then move;
+    `reach`: between which places along the axis they have hold of the bar [m]."""
 
     side: float
     pull: float
+    reach: tuple[float, float]
     words: tuple[str, str, str]
 
     def decide(self) -> Move:
@@ -25,30 +27,21 @@ class DrawerExpert(Expert):
         offset = self.sim.pinch[:2] - self.sim.handle[:2]
         depth, drift = float(offset @ axis), float(offset @ across)
         spot = np.array([*(self.sim.handle[:2] + self.side * axis), LOW])
-        if self.sim.pinch[2] < LOW + 0.025 and abs(drift) < 0.025 and self.engaged(depth):
+        if self.sim.pinch[2] < LOW + 0.025 and abs(drift) < 0.025 and self.reach[0] < depth < self.reach[1]:
             ahead = self.sim.pinch[:2] + self.pull * 0.03 * axis - 0.8 * drift * across
             return self.toward(np.array([*ahead, LOW]), CLOSED, self.words[2])
         place = self.funnel(spot, radius=0.006)
         return self.toward(place, CLOSED, self.words[0] if self.aside(spot) > 0.02 else self.words[1])
 
-    def engaged(self, depth: float) -> bool:
-        raise NotImplementedError
-
 
 class OpenExpert(DrawerExpert):
-    side, pull = 0.025, -1.0
+    side, pull, reach = 0.025, -1.0, (0.008, 0.042)
     words = ("move above the handle", "lower behind the handle", "pull the drawer open")
-
-    def engaged(self, depth: float) -> bool:
-        return 0.008 < depth < 0.042
 
 
 class CloseExpert(DrawerExpert):
-    side, pull = -0.045, 1.0
+    side, pull, reach = -0.045, 1.0, (-0.075, -0.008)
     words = ("move in front of the handle", "lower in front of the handle", "push the drawer shut")
-
-    def engaged(self, depth: float) -> bool:
-        return -0.075 < depth < -0.008
 
 
 class Drawer(Task):
