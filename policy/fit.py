@@ -70,6 +70,7 @@ def fit(
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
+        _like_parameters(optimizer)
         schedule.last_epoch = progress.step
     device = parameters[0].device
     batches = learner.batches(progress.step)
@@ -98,6 +99,15 @@ def fit(
             if run.stop_requested:
                 return False
     return True
+
+
+def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Gives loaded moments the memory layout of their parameters: the fused kernel pairs them by place in memory, and
+    files hold rows first where convolutions hold channels last."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _next(batches: Iterator[dict[str, Any]], progress: Progress) -> dict[str, Any]:

@@ -58,14 +58,19 @@ class ThinkLearner:
             sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
         half, quarter = len(sample["z"]) // 2, len(sample["z"]) // 4
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
-        goal = torch.cat([plan.goal.detach(), sample["goal"][half:]])
-        has_goal = torch.arange(len(goal), device=self.device) < half + quarter
-        parts |= {"flow": self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)}
+        parts |= {"flow": self.flow_loss(sample, plan.goal)}
         parts |= self.model.world.loss(sample)
         now = self.latents.goals(batch["index"][:quarter]).to(self.device)
         parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front][:quarter].to(self.device))
         total = [WEIGHTS.get(name, JUDGEMENT) * part for name, part in parts.items() if name not in METRICS]
         return torch.stack(total).sum(), parts
+
+    def flow_loss(self, sample: dict[str, Tensor], planned: Tensor) -> Tensor:
+        """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient; of the
+        other half, half the rows have true goals and half have none."""
+        goal = torch.cat([planned.detach(), sample["goal"][len(planned) :]])
+        has_goal = torch.arange(len(goal), device=self.device) < len(planned) + (len(goal) - len(planned)) // 2
+        return self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)
 
     def _sample(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         scenes, goals = self.latents.scenes, self.latents.goals

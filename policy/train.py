@@ -126,7 +126,7 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     if about["data_digest"] != cache.digest:
         raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")
     bundle = Bundle.load(folder)
-    bundle.model.requires_grad_(True)
+    bundle.model.train().requires_grad_(True)
     average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
     average.n_averaged.fill_(about["averaged"])
     load_weights(bundle.model, checkpoint.read_tensors(folder, f"{STATE}/model.safetensors"), folder)
