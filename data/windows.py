@@ -84,8 +84,10 @@ class Sampler:
         ticks: int = 4,
         tick: int = 20,
         episodes: np.ndarray | None = None,
+        keep: np.ndarray | None = None,
     ) -> None:
-        """`episodes`: sample from these only (see `split_by_seed`); `ticks` planner ticks, `tick` frames apart."""
+        """`episodes`: sample from these only (see `split_by_seed`); `keep` bool (F,): these frames only; `ticks`
+        planner ticks, `tick` frames apart."""
         self.batch_size, self.seed = batch_size, seed
         self.chunk, self.ticks, self.tick = chunk, ticks, tick
         chosen = (
@@ -93,7 +95,8 @@ class Sampler:
         )
         if episodes is not None:
             chosen[episodes] = True
-        self.frames = np.flatnonzero(chosen[cache.episode_of])
+        here = chosen[cache.episode_of]
+        self.frames = np.flatnonzero(here if keep is None else here & keep)
         if batch_size < 1 or not len(self.frames):
             raise DataError(f"sampler: batch size {batch_size} over {len(self.frames)} frames; both must be above 0")
         self._permutation = lru_cache(maxsize=2)(self._epoch_permutation)

@@ -10,6 +10,7 @@ encoded. The goal's labels come from the averaged encoder and carry no gradient.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -40,7 +41,7 @@ class ActLearner:
         self.bundle, self.model, self.cache = bundle, bundle.model, cache
         self.average = cast(Tandem, average.module)
         sizes = bundle.config.sizes
-        self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick)
+        self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, keep=_imitated(cache))
         self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 
@@ -84,3 +85,9 @@ class ActLearner:
 
     def after_step(self) -> None:
         """Nothing to do between steps."""
+
+
+def _imitated(cache: FrameCache) -> np.ndarray | None:
+    """bool (F,): frames whose own action is worth imitating; None where the data marks no perturbations."""
+    pushed = cache.columns.get("perturbed")
+    return None if pushed is None else ~pushed.reshape(-1)

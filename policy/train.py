@@ -3,8 +3,9 @@
 data -> bundle -> stage act -> stage think -> checkpoints        (see policy/recipe.py for what the stages are)
 """
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,20 @@ class Training:
     data_digest: str
     stage: str = STAGES[0]
     progress: Progress | None = None
+    spent: float = 0.0  # seconds before `since`: preparing the data, and runs that were stopped
+    since: float = field(default_factory=time.perf_counter)
 
 
-def train(recipe: Recipe, cache: FrameCache, output: Path, resume: bool = False) -> Path:
-    """Trains `recipe` on `cache` and returns the last checkpoint. Ctrl-C saves one and raises KeyboardInterrupt."""
+def train(recipe: Recipe, cache: FrameCache, output: Path, resume: bool = False, prepared: float = 0.0) -> Path:
+    """Trains `recipe` on `cache` and returns the last checkpoint. Ctrl-C saves one and raises KeyboardInterrupt.
+
+    prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes.
+    """
     torch.set_num_threads(recipe.threads)
     dtype = resolve_dtype(recipe.precision)
     with Run(output, resume) as run:
         training = _resume(recipe, cache, output) if resume else _start(recipe, cache)
+        training.spent += prepared
         for stage in STAGES[STAGES.index(training.stage) :]:
             if stage != training.stage:
                 _enter(training, stage)
@@ -107,6 +114,7 @@ def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> d
         "step": step,
         "averaged": int(training.average.n_averaged),
         "data_digest": training.data_digest,
+        "seconds": round(training.spent + time.perf_counter() - training.since, 1),
         "param_groups": state["param_groups"],
     }
     return training.bundle.files(dict(training.average.module.state_dict())) | {
@@ -133,7 +141,9 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     optimizer = _optimizer_state(
         checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"]
     )
-    return Training(recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer))
+    return Training(
+        recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer), about["seconds"]
+    )
 
 
 def _optimizer_state(moments: dict[str, torch.Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:

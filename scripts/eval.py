@@ -80,8 +80,18 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     (folder / "results.json").write_text(json.dumps(results, indent=1, default=str))
     if args.result:
         about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
-        write_result(args.result, _command(), results["summary"], **about)
+        write_result(args.result, _command(), published(results["summary"], spec), **about)
     return results, folder
+
+
+def published(found: dict[str, Any], spec: AgentSpec) -> dict[str, Any]:
+    """The figures of a docs/results file: means over tasks, the table, latencies, and what the training took."""
+    means = {f"success_{'mean' if column == 'hierarchical' else column}": v for column, v in found["mean"].items()}
+    others = {k: found[k] for k in ("wrong_instruction_drop", "per_task", "planner_ms", "controller_ms", "errors")}
+    if not spec.checkpoint:
+        return means | others
+    about = checkpoint.read_json(Path(spec.checkpoint), "training_state/training_step.json")
+    return means | {"train_minutes": round(about["seconds"] / 60, 1)} | others
 
 
 def _evaluate(

@@ -3,6 +3,7 @@
 Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
 """
 
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,13 @@ def main(args: Args) -> int:
     from data.cache import FrameCache
     from policy.train import train
 
+    begin = time.perf_counter()
     recipe = recipe_of(args)
     data = args.data or (ensure_data(recipe),)
     cache = FrameCache.build(list(data), args.cache)
     output = args.output or default_output("train", recipe.name)
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
-    checkpoint = train(recipe, cache, output, args.resume)
+    checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin)
     print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
     return 0
 
