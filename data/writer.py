@@ -52,7 +52,9 @@ class Recorder:
         if self.root.exists() and not existing and any(map(_is_visible, self.root.rglob("*"))):
             raise DataError(f"{self.root}: is not empty and not a dataset recorded by Tandem; choose another folder")
         if existing and not resume:
-            raise DataError(f"{self.root}: exists and is not empty; choose another folder or resume")
+            raise DataError(
+                f"{self.root}: exists and is not empty; choose another folder, or continue it with --resume"
+            )
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = layout.Lock(self.root)
         try:
