@@ -1,0 +1,97 @@
+"""The page of rollouts: self-contained, right about what happened, and alive in a browser."""
+
+import json
+import queue
+import re
+import shutil
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import av
+import pytest
+
+from policy.agent import Runtime
+from scripts import watch
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+# Seeks the first film to 60% and notes what the page shows then.
+PROBE = """<script>
+const video = document.querySelector("video");
+const tell = seen => fetch("/seen?" + encodeURIComponent(JSON.stringify(seen)));
+const note = () => {
+  tell({
+    seconds: video.duration, width: video.videoWidth, thought: document.querySelector(".thought").textContent,
+    needle: parseFloat(document.querySelector(".timeline i").style.left),
+    now: document.querySelectorAll("article")[0].querySelectorAll(".timeline .now").length,
+  });
+};
+video.addEventListener("error", () => tell({error: video.error.message}));
+const seek = () => {
+  video.addEventListener("seeked", () => setTimeout(note, 50));
+  video.currentTime = 0.6 * video.duration;
+};
+if (video.readyState >= 1) seek(); else video.addEventListener("loadedmetadata", seek);
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def report(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watch") / "page"
+    args = watch.Args(str(trained), tasks=("press_button",), episodes=1, runtime=Runtime(), output=folder)
+    return watch.run(args)
+
+
+def test_the_page_holds_everything_and_the_film_is_h264(report):
+    page = report.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page), "the page refers to another file"
+    assert "{{" not in page and "press" in page and "tandem watch --checkpoint" in page and "seed 1000000" in page
+    with av.open(str(report.parent / "press_button_1000000.mp4")) as film:
+        stream = film.streams.video[0]
+        assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+        frames = sum(1 for _ in film.decode(stream))
+    assert f'data-steps="{frames}"' in page
+
+
+def test_an_existing_page_is_not_overwritten(report, trained):
+    with pytest.raises(ValueError, match="exists"):
+        watch.run(watch.Args(str(trained), tasks=("press_button",), episodes=1, output=report.parent))
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Serves `server.page` and keeps what the page tells in `server.told`."""
+
+    def do_GET(self):
+        if self.path.startswith("/seen?"):
+            self.server.told.put(json.loads(unquote(self.path.removeprefix("/seen?"))))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(self.server.page)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed; `apt-get install chromium` to run this test")
+def test_words_and_timeline_follow_the_film_in_a_browser(report, tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        server.page, server.told = report.read_text().replace("</body>", PROBE).encode(), queue.Queue()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--remote-debugging-port=0"]
+        address = f"http://127.0.0.1:{server.server_port}/"
+        browser = subprocess.Popen([*command, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            seen = server.told.get(timeout=60)
+        finally:
+            browser.kill()
+            browser.wait()
+            server.shutdown()
+    assert "error" not in seen, seen
+    assert seen["width"] == 768 and seen["seconds"] > 0
+    assert 50 < seen["needle"] < 70 and seen["now"] == 1 and seen["thought"]
