@@ -71,7 +71,7 @@ def demo() -> Recipe:
 
 def tabletop() -> Recipe:
     """All seven tasks, 100 demonstrations each, at most 90 minutes on two cores."""
-    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=8000), Stage(steps=2800))
+    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=6000), Stage(steps=1200))
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {"debug": debug, "demo": demo, "tabletop": tabletop}
