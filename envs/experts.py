@@ -32,6 +32,8 @@ class Move:
 class Expert:
     """Subclasses say what to do in `decide`; this class adds the perturbations."""
 
+    flip_rate = FLIP_RATE
+
     def __init__(self, sim: Simulation, names: tuple[str, ...], seed: int):
         self.sim, self.names = sim, names
         self._rng = np.random.default_rng([7, seed])
@@ -47,7 +49,7 @@ class Expert:
             self._offset = np.concatenate(
                 [self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]]
             )
-            self._flip = bool(self._rng.random() < FLIP_RATE)
+            self._flip = bool(self._rng.random() < self.flip_rate)
         perturbed = self._burst > 0
         self._burst -= perturbed
         action = move.action + self._offset * perturbed

@@ -71,7 +71,7 @@ def demo() -> Recipe:
 
 def tabletop() -> Recipe:
     """All seven tasks, 100 demonstrations each, at most 90 minutes on two cores."""
-    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=6000), Stage(steps=1200))
+    return Recipe("tabletop", ("tabletop",), 100, Stage(steps=5200), Stage(steps=1000))
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {"debug": debug, "demo": demo, "tabletop": tabletop}

@@ -5,11 +5,14 @@ import numpy as np
 from envs.experts import CLOSED, Expert, Move
 from envs.registry import register
 from envs.rewards import tolerance
+from envs.scene import OBJECTS
 from envs.simulation import Simulation
 from envs.task import TABLE, Task
 
 ON_MARK = 0.035  # distance of the centres [m]
 LOW = 0.022  # pinch height while pushing [m]
+BEHIND = 0.062  # distance of the hand from the object's centre before it pushes [m]
+ROOM = 0.045  # distance that the hand keeps from other objects' centres [m]
 
 
 def distance(sim: Simulation) -> float:
@@ -24,19 +27,30 @@ def way_is_free(mark: np.ndarray, thing: np.ndarray, *others: np.ndarray) -> boo
 
 
 class PushExpert(Expert):
+    flip_rate = 0.0  # fingers that open against the cube take it along, and the way is lost
+
     def decide(self) -> Move:
         name, thing, hand = self.names[0], self.sim.object(0), self.sim.pinch
         way = self.sim.body("mark")[:2] - thing[:2]
-        way = way / max(1e-6, float(np.linalg.norm(way)))
+        way = self.turned(thing[:2], way / max(1e-6, float(np.linalg.norm(way))))
         offset = hand[:2] - thing[:2]
         along, across = float(offset @ way), offset - (offset @ way) * way
-        behind = np.array([*(thing[:2] - 0.062 * way), LOW])
+        behind = np.array([*(thing[:2] - BEHIND * way), LOW])
         if hand[2] < 0.045 and along < -0.025 and np.linalg.norm(across) < (0.03 if hand[2] < 0.03 else 0.02):
             ahead = hand[:2] + 0.035 * way - 0.9 * across
             return self.toward(np.array([*ahead, LOW]), CLOSED, f"push the {name} to the mark")
         if self.aside(behind) > 0.02:
             return self.toward(self.funnel(behind, radius=0.012), CLOSED, f"move behind the {name}")
         return self.toward(self.funnel(behind, radius=0.012), CLOSED, f"lower behind the {name}")
+
+    def turned(self, thing: np.ndarray, way: np.ndarray) -> np.ndarray:
+        """The direction to push: `way`, turned as little as leaves the hand room behind the object."""
+        others = [self.sim.object(i)[:2] for i in range(1, OBJECTS)]
+        for angle in (0.0, 0.5, -0.5, 1.0, -1.0):
+            turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ way
+            if min(float(np.linalg.norm(thing - BEHIND * turned - other)) for other in others) > ROOM:
+                return turned
+        return way
 
 
 @register("push")
