@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbone.norms import RMSNorm
+
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, N, D / heads)
 
 
@@ -46,13 +48,6 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
 
-class RMSNorm(nn.RMSNorm):
-    """torch's, but always in fp32: under autocast its fused kernel wants input and weight of one type."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
-
-
 class DiTBlock(nn.Module):
     """One attention and one feed-forward layer, both modulated by the token's own time."""
 
@@ -75,14 +70,19 @@ class DiTBlock(nn.Module):
         mask (N, N_past + N) is True where row may look at column. Returns the new x and this block's (k, v) of x alone.
         """
         s1, g1, s2, g2 = self.modulation(c).chunk(4, dim=-1)
-        q, k, v = self._project(self.norms[0](x) * (1 + s1))
+        q, k, v = self._project(self.norms[0](x, 1 + s1))
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
         with torch.autocast(x.device.type, enabled=False):  # bf16 attention is 3x slower than fp32 backward on CPUs
             attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        x = x + g1.tanh() * self.norms[1](self.out(attended.transpose(1, 2).flatten(2)))
-        gate, up = self.up(self.norms[2](x) * (1 + s2)).chunk(2, dim=-1)
-        x = x + g2.tanh() * self.norms[3](self.down(F.silu(gate) * up))
+        x = x + self.norms[1](self.out(attended.transpose(1, 2).flatten(2)), g1.tanh())
+        gate, up = self.up(self.norms[2](x, 1 + s2)).chunk(2, dim=-1)
+        x = x + self.norms[3](self.down(F.silu(gate) * up), g2.tanh())
         return x, (k, v)
+
+    def key_value(self, x: Tensor, c: Tensor) -> KeyValue:
+        """What `forward` returns as (k, v), alone."""
+        s1 = self.modulation(c).chunk(4, dim=-1)[0]
+        return self._project(self.norms[0](x, 1 + s1))[1:]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, N, D = x.shape
@@ -102,11 +102,12 @@ class DiT(nn.Module):
     def context(self, x: Tensor) -> list[KeyValue]:
         """Clean tokens x (B, N, D) -> keys and values of every layer."""
         c = self.time(x.new_ones(1, 1))
+        *blocks, last = self.blocks
         cache = []
-        for block in self.blocks:
+        for block in blocks:
             x, key_value = block(x, c)
             cache.append(key_value)
-        return cache
+        return [*cache, last.key_value(x, c)]  # what the last block would make of x, nobody reads
 
     def actions(self, x: Tensor, t: Tensor, cache: list[KeyValue], mask: Tensor | None = None) -> Tensor:
         """Action tokens x (B, N, D) with times t (B, N) over a cached context -> (B, N, D)."""

@@ -118,7 +118,7 @@ def _next(batches: Iterator[dict[str, Any]], progress: Progress) -> dict[str, An
 
 
 def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any]) -> bool:
-    if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+    if math.isfinite(loss.item()) and math.isfinite(norm.item()):
         progress.skipped = 0
         return True
     progress.skipped += 1

@@ -72,10 +72,10 @@ class Trunk(nn.Module):
         self.lateral = nn.Conv2d(cfg.stem_channels, cfg.map_channels, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        fine = self.fine(self.stem(images))
-        coarse = self.coarse(self.down(F.relu(fine)))
-        merged = F.interpolate(self.up(F.relu(coarse)), scale_factor=2.0) + self.lateral(F.relu(fine))
-        return F.relu(merged), F.relu(coarse)
+        fine = F.relu(self.fine(self.stem(images)))
+        coarse = F.relu(self.coarse(self.down(fine)))
+        merged = F.interpolate(self.up(coarse), scale_factor=2.0) + self.lateral(fine)
+        return F.relu(merged), coarse
 
 
 @dataclass
@@ -159,7 +159,7 @@ class SceneEncoder(nn.Module):
     def _stack(self, images: dict[str, Tensor]) -> Tensor:
         """uint8 (B, S, S, 3) a camera -> float (B * C, 3, S, S) in [-0.5, 0.5], channels last in memory."""
         stacked = torch.stack([images[c] for c in self.cfg.cameras], dim=1).flatten(0, 1)
-        return stacked.permute(0, 3, 1, 2).float().mul_(1 / 255).sub_(0.5)
+        return stacked.float().mul_(1 / 255).sub_(0.5).permute(0, 3, 1, 2)
 
     def _fourier(self, points: Tensor) -> Tensor:
         """(…, n) -> (…, n * (1 + 2 * frequencies)): the numbers, their sines and cosines."""

@@ -54,8 +54,8 @@ def run(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print(f"tandem: stopped. {stop}", file=sys.stderr)
         return 130
-    except ValueError as error:
-        if not isinstance(error, known_errors()):
+    except (ValueError, OSError) as error:
+        if not isinstance(error, (OSError, *known_errors())):
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

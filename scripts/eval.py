@@ -155,9 +155,16 @@ def _interval(entry: dict[str, float] | None) -> str:
     return str(Proportion(round(entry["success"] * entry["n"]), int(entry["n"])))
 
 
+def read_results(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a results.json ({error}); pass the file that `tandem eval` wrote") from error
+
+
 def reproduce(args: Args) -> int:
     """Runs the episodes of a results.json again; exit code 1 if any outcome differs."""
-    stored = json.loads(Path(str(args.reproduce)).read_text())
+    stored = read_results(Path(str(args.reproduce)))
     options = stored["options"]
     again = replace(
         args, checkpoint=args.checkpoint or options["checkpoint"], agent=options["agent"],

@@ -53,7 +53,8 @@ def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path 
     for key, value in metrics.items():
         if ("success" in key or "drop" in key) and isinstance(value, float) and not -1 <= value <= 1:
             raise UserError(f"result {name}: {key} is {value}; give a fraction, not a percentage")
-    folder = folder or (ROOT / FOLDER if (ROOT / "docs").is_dir() else Path("results"))
+    checkout = (ROOT / "pyproject.toml").exists()  # an installed package has no docs/ to write to
+    folder = folder or (ROOT / FOLDER if checkout else Path("results"))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     content = {"name": name, "command": command, "manifest": manifest(**more), "metrics": metrics}
