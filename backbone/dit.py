@@ -13,6 +13,7 @@ Left out of the paper's block: 3-D axial positions (our tokens carry learned pos
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ class DiT(nn.Module):
     def context(self, x: Tensor) -> list[KeyValue]:
         """Clean tokens x (B, N, D) -> keys and values of every layer."""
         c = self.time(x.new_ones(1, 1))
-        *blocks, last = self.blocks
+        *blocks, last = (cast(DiTBlock, block) for block in self.blocks)
         cache = []
         for block in blocks:
             x, key_value = block(x, c)
