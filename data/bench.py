@@ -1,4 +1,4 @@
-"""How fast are batches? Frames/s of the loader alone, and what a trainer of a given speed would wait."""
+"""How fast are batches? Frames/s of the loader alone."""
 
 from __future__ import annotations
 
@@ -25,14 +25,3 @@ def loader_rate(
         "batches_per_s": batches / seconds,
         "cameras": float(len(cache.images)),
     }
-
-
-def data_wait(cache: FrameCache, step_s: float, batch_size: int = 128, batches: int = 20) -> float:
-    """Share of the time that a trainer whose step takes `step_s` would spend waiting for data."""
-    with Loader(Sampler(cache, batch_size, seed=0), cache) as loader:
-        next(loader)
-        loader.wait_s, begin = 0.0, time.perf_counter()
-        for _ in range(batches):
-            time.sleep(step_s)
-            next(loader)
-        return loader.wait_s / (time.perf_counter() - begin)

@@ -107,16 +107,6 @@ class Contract:
             for f in fields(Feature):
                 _same(what, f"{key}.{f.name}", *(getattr(c.features[key], f.name) for c in (self, other)))
 
-    def check_observation(self, obs: Mapping[str, Any], where: str = "observation") -> None:
-        """Images, state and instruction of one (unbatched) observation: presence, shape, dtype, NaN, range."""
-        for key in self.keys("image", "state"):
-            self.check_value(key, obs, where)
-        if "task" in self.features:
-            self.check_value("task", obs, where)
-
-    def check_action(self, action: Any, where: str = "action") -> None:
-        self.check_value("action", {"action": action}, where)
-
     def check_value(self, key: str, frame: Mapping[str, Any], where: str) -> Any:
         """The value of `key` in `frame`, an array of the contract's shape and dtype (text stays str), or DataError."""
         if key not in frame:

@@ -25,7 +25,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.cache import FrameCache
 from data.errors import DataError
@@ -188,8 +187,3 @@ class Loader:
                 return self._queue.put(item, timeout=0.1)
             except queue.Full:
                 continue
-
-
-def float_images(images: Tensor) -> Tensor:
-    """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [0, 1], for the model side."""
-    return images.movedim(-1, -3).to(torch.float32).div_(255.0)

@@ -13,7 +13,6 @@ import string
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
@@ -144,7 +143,3 @@ class TabletopEnv(gymnasium.Env):
     def first_state_digest(self) -> str:
         """sha256 of the simulator's state and the instruction; equal seeds give equal digests."""
         return hashlib.sha256((self.sim.digest() + self.task.instruction(self.sim)).encode()).hexdigest()
-
-
-def mujoco_version() -> str:
-    return mujoco.__version__

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data.contract import Contract
-from data.errors import DataError
 from data.normalize import Normalizer
 from planner.tokenizer import WordTokenizer
 from policy import checkpoint
@@ -89,20 +88,16 @@ class Bundle:
         return self.normalizer.denormalize(ACTION, normalized)
 
     def observation(self, obs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """One observation of the contract -> images {camera: (1, H, W, 3)} and normalised state (1, S)."""
-        try:
-            images = {
-                c: torch.from_numpy(np.ascontiguousarray(obs[f"observation.images.{c}"]))[None] for c in self.cameras
-            }
-            state = torch.from_numpy(np.asarray(obs[STATE], np.float32))[None]
-        except KeyError as error:
-            raise PolicyError(f"the observation has no {error}; the policy was trained with it") from error
-        size = self.sizes.image_size
-        for camera, image in images.items():
-            if image.shape != (1, size, size, 3) or image.dtype != torch.uint8:
-                got = f"{tuple(image.shape[1:])} {image.dtype}"
-                raise PolicyError(f"observation.images.{camera} is {got}; the policy needs ({size}, {size}, 3) uint8")
-        return images, self.normalized_state(state)
+        """One observation of the contract -> images {camera: (1, H, W, 3)} and normalised state (1, S).
+
+        DataError where the observation breaks the contract: shape, type, range, NaN, something missing.
+        """
+
+        def read(key: str) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(self.contract.check_value(key, obs, "observation")))[None]
+
+        images = {camera: read(f"observation.images.{camera}") for camera in self.cameras}
+        return images, self.normalized_state(read(STATE))
 
     def entity_targets(self, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Privileged columns -> keypoints (B, C, M, 3) and entity state (B, M, 4)."""
@@ -141,11 +136,3 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: Path
             f"checkpoint {where}: weight {first} does not fit this version's model; retrain or use its version"
         )
     model.load_state_dict(weights)
-
-
-def environment_contract(fields: dict[str, Any]) -> Contract:
-    """The contract that an environment offers (`envs.contract_fields()`)."""
-    try:
-        return Contract.from_fields(fields)
-    except DataError as error:
-        raise PolicyError(f"the environment's contract is damaged: {error}") from error

@@ -7,7 +7,7 @@ of `think` is cheap, and the labels of a frozen encoder do not move.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from policy.errors import PolicyError
 
@@ -81,7 +81,3 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise PolicyError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]()
-
-
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    return replace(recipe, seed=seed)

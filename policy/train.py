@@ -5,7 +5,7 @@ data -> bundle -> stage act -> stage think -> checkpoints        (see policy/rec
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,3 @@ def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path,
             raise PolicyError(
                 f"cannot resume {folder}: {path}{key} was {old!r}, now {value!r}; resume with the same recipe"
             )
-
-
-def with_steps(recipe: Recipe, act: int, think: int) -> Recipe:
-    return replace(recipe, act=replace(recipe.act, steps=act), think=replace(recipe.think, steps=think))

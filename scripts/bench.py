@@ -94,16 +94,9 @@ def _cache(root: Path, cache: Path) -> Any:
 
 
 def data(args: Data) -> dict[str, Any]:
-    from data.windows import Extras, Loader, Sampler
+    from data.bench import loader_rate
 
-    frames, batch = _cache(args.root, args.cache), 128
-    with Loader(Sampler(frames, batch, seed=0), frames, extras=Extras(at=("subgoal",))) as loader:
-        for _ in range(10):
-            next(loader)
-        begin, count = time.perf_counter(), 100
-        for _ in range(count):
-            next(loader)
-        return {"frames_per_s": count * batch / (time.perf_counter() - begin)}
+    return loader_rate(_cache(args.root, args.cache), at=("subgoal",))
 
 
 def train(args: Train) -> dict[str, Any]:

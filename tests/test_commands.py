@@ -99,10 +99,13 @@ def test_a_wrong_image_shape_is_named(trained):
     env = envs.make("reach", image_size=64)
     obs, _ = env.reset(seed=0)
     agent.reset(obs["task"], 0)
-    with pytest.raises(ValueError, match=r"observation.images.front is \(64, 64, 3\).*\(96, 96, 3\)"):
+    with pytest.raises(ValueError, match=r"observation.images.front has shape \(64, 64, 3\).*\(96, 96, 3\)"):
         agent.act(obs)
     with pytest.raises(ValueError, match="observation.images.wrist"):
         agent.act({k: v for k, v in obs.items() if "wrist" not in k})
+    whole = {f"observation.images.{camera}": np.zeros((96, 96, 3), np.uint8) for camera in ("front", "wrist")}
+    with pytest.raises(ValueError, match="finite"):
+        agent.act(obs | whole | {"observation.state": np.full_like(obs["observation.state"], np.nan)})
     env.close()
 
 

@@ -97,14 +97,14 @@ def test_a_bad_frame_is_refused_and_named(tmp_path: Any, key: str, value: Any, w
     assert len(Dataset(tmp_path / "set")) == 2
 
 
-def test_observation_and_action_checks() -> None:
+def test_single_values_are_checked() -> None:
     obs = next(toy_frames(CONTRACT, 1, 0)) | {"task": "lift"}
-    CONTRACT.check_observation(obs)
-    CONTRACT.check_action(obs["action"])
+    for key in obs:
+        CONTRACT.check_value(key, obs, "observation")
     with pytest.raises(DataError, match="wrist is missing"):
-        CONTRACT.check_observation({k: v for k, v in obs.items() if not k.endswith("wrist")})
+        CONTRACT.check_value("observation.images.wrist", {}, "observation")
     with pytest.raises(DataError, match="action"):
-        CONTRACT.check_action(np.array([np.nan, 0], np.float32))
+        CONTRACT.check_value("action", {"action": np.array([np.nan, 0], np.float32)}, "observation")
 
 
 def state_stats(x: np.ndarray) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.bench import data_wait, loader_rate
+from data.bench import loader_rate
 from data.cache import FrameCache, split_by_seed
 from data.contract import Contract
 from data.errors import DataError
 from data.reader import Dataset
 from data.segments import find_segments
 from data.toy import toy_contract, toy_dataset, toy_frames
-from data.windows import Extras, Loader, Sampler, float_images, make_batch, window
+from data.windows import Extras, Loader, Sampler, make_batch, window
 from data.writer import Recorder
 
 
@@ -160,6 +160,4 @@ def test_split_and_small_things(cache: FrameCache) -> None:
     assert train.tolist() == [0, 1, 3] and held_out.tolist() == [2, 4]
     with pytest.raises(DataError, match="above 0"):
         Sampler(cache, 4, 0, episodes=np.array([], int))
-    images = float_images(window(cache, np.array([0, 1]), 2)["images"]["front"])
-    assert images.shape == (2, 3, 16, 16) and float(images.max()) <= 1.0
-    assert loader_rate(cache, 8, 5)["frames_per_s"] > 0 and 0 <= data_wait(cache, 0.001, 8, 3) < 1
+    assert loader_rate(cache, 8, 5)["frames_per_s"] > 0
