@@ -6,7 +6,7 @@ that moves with the video, and the command that reproduces it.
 
 import base64
 import html
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,13 @@ def _watch(env: Any, agent: Any, episode: Episode, args: Args) -> Clip:
     outcome = run_episode(env, agent, episode, film)
     who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
     command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    return Clip(outcome, film, encode(film.frames, env.metadata["render_fps"]), command)
+    return Clip(outcome, film, encode(film.frames, env.metadata["render_fps"]), command + _changed(args.runtime))
+
+
+def _changed(runtime: Runtime) -> str:
+    """The flags that differ from the defaults."""
+    values, usual = asdict(runtime), asdict(Runtime())
+    return "".join(f" --runtime.{name} {value}" for name, value in values.items() if value != usual[name])
 
 
 def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:

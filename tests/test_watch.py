@@ -95,3 +95,8 @@ def test_words_and_timeline_follow_the_film_in_a_browser(report, tmp_path):
     assert "error" not in seen, seen
     assert seen["width"] == 768 and seen["seconds"] > 0
     assert 50 < seen["needle"] < 70 and seen["now"] == 1 and seen["thought"]
+
+
+def test_the_command_repeats_what_was_changed():
+    assert watch._changed(Runtime()) == ""
+    assert watch._changed(Runtime(mode="flat", execute=4)) == " --runtime.mode flat --runtime.execute 4"
