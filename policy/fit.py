@@ -134,7 +134,7 @@ def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any
 def _collect(progress: Progress, metrics: dict[str, Tensor]) -> None:
     progress.steps_since += 1
     for name, value in metrics.items():
-        progress.metrics[name] = progress.metrics.get(name, 0.0) + float(value)
+        progress.metrics[name] = progress.metrics.get(name, 0.0) + value.item()
 
 
 def _report(name: str, progress: Progress, batch: int, rate: float, run: Run, bar: tqdm) -> None:
