@@ -50,8 +50,9 @@ def train(recipe: Recipe, cache: FrameCache, output: Path, resume: bool = False,
     """
     torch.set_num_threads(recipe.threads)
     dtype = resolve_dtype(recipe.precision)
+    fresh = None if resume else _start(recipe, cache)  # data that does not fit must leave no output folder behind
     with Run(output, resume) as run:
-        training = _resume(recipe, cache, output) if resume else _start(recipe, cache)
+        training = fresh or _resume(recipe, cache, output)
         training.spent += prepared
         for stage in STAGES[STAGES.index(training.stage) :]:
             if stage != training.stage:
