@@ -100,7 +100,8 @@ class Controller(nn.Module):
         return Context(self.dit.context(torch.cat(tokens, dim=1)), summary)
 
     def velocity(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
-        """noisy (B, M, H, A) with time t (B, M, H) per step -> velocity (B, M, H, A). M draws do not see each other."""
+        """noisy (B, M, H, A) with time t (B, M, H) per step, or one for all (B, 1, 1) -> velocity (B, M, H, A). M draws
+        do not see each other."""
         B, M, H, A = noisy.shape
         x = self.action_in(noisy) + self.action_position[:H] + self.time_in(self.dit.time(t))
         x = x + context.summary[:, None, None]
@@ -140,8 +141,10 @@ class Controller(nn.Module):
         for step, timestep in enumerate(scheduler.timesteps):
             if prefix is not None:
                 x[:, :, :d] = prefix.unsqueeze(1)
-            t = (1 - scheduler.sigmas[step]).expand(x.shape[:3]).clone()
-            t[:, :, :d] = 1.0
+            t = (1 - scheduler.sigmas[step]).expand(x.shape[0], 1, 1)
+            if d:
+                t = t.expand(x.shape[:3]).clone()
+                t[:, :, :d] = 1.0
             x = scheduler.step(self.velocity(context, x, t), timestep, x).prev_sample
         if prefix is not None:
             x[:, :, :d] = prefix.unsqueeze(1)
