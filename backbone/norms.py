@@ -15,10 +15,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        power = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        inverse = power.add_(eps).rsqrt_()  # (..., 1)
+        y, inverse = _normalised(x, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return torch.mul(x, inverse).mul_(weight)
+        return y.mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -33,11 +32,18 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
+def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / r, and 1 / r (..., 1)."""
+    power = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    inverse = power.add_(eps).rsqrt_()
+    return x * inverse, inverse
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     """x (..., D) of any float type, weight (D,) -> (..., D) in fp32 (arXiv 1910.07467, equation 4)."""
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x.float(), weight, eps)
-    return nn.functional.rms_norm(x.float(), weight.shape, weight, eps)  # few rows at inference: fewer Python calls
+    return _normalised(x.float(), eps)[0].mul_(weight)  # an autograd node costs more than the work at inference
 
 
 class RMSNorm(nn.Module):

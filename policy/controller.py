@@ -41,7 +41,7 @@ class ControllerConfig:
     draws: int = 4  # noise draws per encoded observation in training
     max_prefix: int = 4  # longest committed prefix seen in training, in steps
     prefix_share: float = 0.3  # share of draws that have a prefix
-    euler_steps: int = 5  # 4 to 10
+    euler_steps: int = 4  # 4 to 10
 
 
 @dataclass
