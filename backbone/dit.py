@@ -110,9 +110,8 @@ class DiT(nn.Module):
             cache.append(key_value)
         return [*cache, last.key_value(x, c)]  # what the last block would make of x, nobody reads
 
-    def actions(self, x: Tensor, t: Tensor, cache: list[KeyValue], mask: Tensor | None = None) -> Tensor:
-        """Action tokens x (B, N, D) with times t (B, N) over a cached context -> (B, N, D)."""
-        c = self.time(t)
+    def actions(self, x: Tensor, c: Tensor, cache: list[KeyValue], mask: Tensor | None = None) -> Tensor:
+        """Action tokens x (B, N, D) with embedded times c (B, N or 1, time_width) over a cached context -> (B, N, D)."""
         for block, past in zip(self.blocks, cache, strict=True):
             x, _ = block(x, c, past, mask)
         return x

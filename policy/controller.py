@@ -103,10 +103,11 @@ class Controller(nn.Module):
         """noisy (B, M, H, A) with time t (B, M, H) per step, or one for all (B, 1, 1) -> velocity (B, M, H, A). M draws
         do not see each other."""
         B, M, H, A = noisy.shape
-        x = self.action_in(noisy) + self.action_position[:H] + self.time_in(self.dit.time(t))
+        c = self.dit.time(t)
+        x = self.action_in(noisy) + self.action_position[:H] + self.time_in(c)
         x = x + context.summary[:, None, None]
         mask = draw_mask(M, H, context.cache[0][0].shape[2], noisy.device)
-        x = self.dit.actions(x.flatten(1, 2), t.flatten(1, 2), context.cache, mask)
+        x = self.dit.actions(x.flatten(1, 2), c.flatten(1, 2), context.cache, mask)
         return self.action_out(self.out_norm(x)).view(B, M, H, A)
 
     def loss(self, batch: dict[str, Tensor], z: Tensor, referents: Tensor, goal: Tensor, has_goal: Tensor) -> Tensor:
