@@ -111,7 +111,7 @@ class DiT(nn.Module):
         return [*cache, last.key_value(x, c)]  # what the last block would make of x, nobody reads
 
     def actions(self, x: Tensor, c: Tensor, cache: list[KeyValue], mask: Tensor | None = None) -> Tensor:
-        """Action tokens x (B, N, D) with embedded times c (B, N or 1, time_width) over a cached context -> (B, N, D)."""
+        """Action tokens x (B, N, D) with embedded times c (B, N or 1, width) over a cached context -> (B, N, D)."""
         for block, past in zip(self.blocks, cache, strict=True):
             x, _ = block(x, c, past, mask)
         return x
