@@ -27,7 +27,7 @@ class DrawerExpert(Expert):
         offset = self.sim.pinch[:2] - self.sim.handle[:2]
         depth, drift = float(offset @ axis), float(offset @ across)
         spot = np.array([*(self.sim.handle[:2] + self.side * axis), LOW])
-        if self.sim.pinch[2] < LOW + 0.025 and abs(drift) < 0.025 and self.reach[0] < depth < self.reach[1]:
+        if self.sim.pinch[2] < LOW + 0.018 and abs(drift) < 0.025 and self.reach[0] < depth < self.reach[1]:
             ahead = self.sim.pinch[:2] + self.pull * 0.03 * axis - 0.8 * drift * across
             return self.toward(np.array([*ahead, LOW]), CLOSED, self.words[2])
         place = self.funnel(spot, radius=0.006)
@@ -35,7 +35,7 @@ class DrawerExpert(Expert):
 
 
 class OpenExpert(DrawerExpert):
-    side, pull, reach = 0.025, -1.0, (0.008, 0.042)
+    side, pull, reach = 0.028, -1.0, (0.008, 0.042)
     words = ("move above the handle", "lower behind the handle", "pull the drawer open")
 
 
