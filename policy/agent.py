@@ -27,7 +27,7 @@ class Runtime:
     mode: str = "hierarchical"  # "hierarchical", or "flat": planner off, instruction only
     plan: str = "off"  # "off", or "rank": the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
-    execute: int = 8  # control steps of a chunk that run before the controller looks again
+    execute: int = 4  # control steps of a chunk that run before the controller looks again
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)

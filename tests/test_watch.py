@@ -99,4 +99,4 @@ def test_words_and_timeline_follow_the_film_in_a_browser(report, tmp_path):
 
 def test_the_command_repeats_what_was_changed():
     assert watch._changed(Runtime()) == ""
-    assert watch._changed(Runtime(mode="flat", execute=4)) == " --runtime.mode flat --runtime.execute 4"
+    assert watch._changed(Runtime(mode="flat", execute=2)) == " --runtime.mode flat --runtime.execute 2"
