@@ -27,8 +27,11 @@ from policy.errors import PolicyError
 MANIFEST = "manifest.json"
 
 
-def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2) -> Path:
-    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json) or text."""
+def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: int = -1) -> Path:
+    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json) or text.
+
+    Of older ones the newest stay, `keep` in all, and step `spare`.
+    """
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -46,7 +49,7 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2) -> Path
             f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched"
         ) from error
     _point_last(root, final.name)
-    _forget_old(root, keep)
+    _forget_old(root, keep, spare)
     return final
 
 
@@ -135,7 +138,8 @@ def _point_last(root: Path, name: str) -> None:
     os.replace(link, root / "last")
 
 
-def _forget_old(root: Path, keep: int) -> None:
+def _forget_old(root: Path, keep: int, spare: int) -> None:
     steps = sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink())
     for old in steps[:-keep]:
-        shutil.rmtree(old)
+        if int(old.name) != spare:
+            shutil.rmtree(old)

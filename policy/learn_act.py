@@ -30,6 +30,11 @@ WEIGHTS = {
 }  # fmt: skip
 
 
+def learned_parts(model: Tandem) -> dict[str, nn.Module]:
+    """What this stage trains, by name, in the optimiser's order."""
+    return {name: getattr(model, name) for name in ("encoder", "read_out", "probe", "grounding", "controller")}
+
+
 class ActLearner:
     """A `policy.fit.Learner`."""
 
@@ -46,8 +51,7 @@ class ActLearner:
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 
     def parameters(self) -> list[nn.Parameter]:
-        parts = (self.model.encoder, self.model.read_out, self.model.probe, self.model.grounding, self.model.controller)
-        return [p for part in parts for p in part.parameters()]
+        return [p for part in learned_parts(self.model).values() for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
         extras = Extras(at=("subgoal",), columns=self.privileged)

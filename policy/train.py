@@ -18,6 +18,7 @@ from policy.bundle import PRETRAINED, Bundle, load_weights
 from policy.ema import averaged
 from policy.errors import PolicyError
 from policy.fit import Learner, Progress, fit
+from policy.fork import take_over
 from policy.learn_act import ActLearner
 from policy.learn_think import ThinkLearner
 from policy.new_bundle import new_bundle
@@ -43,14 +44,22 @@ class Training:
     since: float = field(default_factory=time.perf_counter)
 
 
-def train(recipe: Recipe, cache: FrameCache, output: Path, resume: bool = False, prepared: float = 0.0) -> Path:
+def train(
+    recipe: Recipe,
+    cache: FrameCache,
+    output: Path,
+    resume: bool = False,
+    prepared: float = 0.0,
+    act_from: Path | None = None,
+) -> Path:
     """Trains `recipe` on `cache` and returns the last checkpoint. Ctrl-C saves one and raises KeyboardInterrupt.
 
-    prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes.
+    prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes;
+    act_from: a run whose stage `act` is taken over, its time included, so that only `think` is trained (policy/fork.py)
     """
     torch.set_num_threads(recipe.threads)
     dtype = resolve_dtype(recipe.precision)
-    fresh = None if resume else _start(recipe, cache)  # data that does not fit must leave no output folder behind
+    fresh = None if resume else _start(recipe, cache, act_from)  # what does not fit must leave no output folder behind
     with Run(output, resume) as run:
         training = fresh or _resume(recipe, cache, output)
         training.spent += prepared
@@ -73,10 +82,13 @@ def resolve_dtype(precision: str) -> torch.dtype:
     return kinds[precision]()
 
 
-def _start(recipe: Recipe, cache: FrameCache) -> Training:
+def _start(recipe: Recipe, cache: FrameCache, act_from: Path | None) -> Training:
     torch.manual_seed(recipe.seed)
     bundle = new_bundle(recipe, cache)
-    return Training(recipe, bundle, averaged(bundle.model, recipe.act.ema), cache.digest, progress=Progress())
+    spent = 0.0 if act_from is None else take_over(bundle.model, recipe, cache.digest, act_from)
+    stage = STAGES[0] if act_from is None else STAGES[1]
+    average = averaged(bundle.model, _settings(recipe, stage).ema)
+    return Training(recipe, bundle, average, cache.digest, stage, Progress(), spent)
 
 
 def _enter(training: Training, stage: str) -> None:
@@ -98,7 +110,7 @@ def _run_stage(training: Training, cache: FrameCache, run: Run, dtype: torch.dty
 
     def save(step: int, optimizer: torch.optim.Optimizer) -> None:
         total = step + (recipe.act.steps if training.stage == "think" else 0)
-        checkpoint.save(run.folder / "checkpoints", total, _files(training, step, optimizer))
+        checkpoint.save(run.folder / "checkpoints", total, _files(training, step, optimizer), spare=recipe.act.steps)
 
     return fit(
         learner, training.bundle.model, training.average, settings, run, recipe.seed, dtype, save, training.progress,

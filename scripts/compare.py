@@ -1,6 +1,8 @@
 """Say whether two evaluations differ: `tandem compare A B`, paired by task, seed, mode and control where possible."""
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from policy.statistics import Comparison, Proportion, paired, unpaired
 from scripts.errors import UserError
+from scripts.results import write_result
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Args:
     mode: str = "hierarchical"  # which mode of A
     mode_b: str | None = None  # which mode of B; default: the same
     control: str = "normal"
+    result: str | None = None  # also write docs/results/<name>.json, with A as before and B as after
     dry_run: bool = False  # print the resolved settings and stop
 
 
@@ -37,22 +41,50 @@ def main(args: Args) -> int:
         table.add_row(task, *row(mine, theirs))
     table.add_row("all", *row(a, b))
     Console().print(table)
+    if args.result:
+        about = {name: _made_with(path) for name, path in (("before", args.a), ("after", args.b))}
+        write_result(args.result, "tandem " + shlex.join(sys.argv[1:]), published(args, a, b), **about)
     return 0
 
 
-def load(path: Path, mode: str, control: str) -> Outcomes:
+def published(args: Args, a: Outcomes, b: Outcomes) -> dict[str, Any]:
+    """Success before and after over all episodes, the difference with its interval, and the ratio of training times."""
+    difference, before, after = compare(a, b), read(args.a)["train_minutes"], read(args.b)["train_minutes"]
+    success = {"success_before": _proportion(a).value, "success_after": _proportion(b).value}
+    change = {
+        "success_change": difference.difference,
+        "success_change_low": difference.low,
+        "success_change_high": difference.high,
+        "verdict": difference.verdict,
+        "episodes": len(b),
+    }
+    if before is None or after is None:  # an expert or a random agent was not trained
+        return success | change
+    return success | change | {"minutes_before": before, "minutes_after": after, "time_ratio": after / before}
+
+
+def _made_with(path: Path) -> dict[str, Any]:
+    return {key: read(path)["manifest"].get(key) for key in ("code", "checkpoint")}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The results.json that `path`, a file or its folder, means."""
     file = path / "results.json" if path.is_dir() else path
     try:
-        episodes: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
+        results = json.loads(file.read_text())
+        return {key: results[key] for key in ("episodes", "manifest")} | {"train_minutes": results.get("train_minutes")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} is no evaluation ({error}); pass the results.json of `tandem eval`") from error
+
+
+def load(path: Path, mode: str, control: str) -> Outcomes:
     chosen = {
         (e["task"], e["seed"]): bool(e["success"])
-        for e in episodes
+        for e in read(path)["episodes"]
         if e["mode"] == mode and e["control"] == control and e["status"] in ("done", "sim_error")
     }
     if not chosen:
-        raise UserError(f"{file} has no finished episodes with mode {mode!r} and control {control!r}")
+        raise UserError(f"{path} has no finished episodes with mode {mode!r} and control {control!r}")
     return chosen
 
 

@@ -75,23 +75,29 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
         ),
         "options": asdict(replace(args, tasks=tasks, modes=modes)) | {"output": str(folder), "reproduce": None},
         "summary": summary(outcomes),
+        "train_minutes": _train_minutes(spec),
         "episodes": [outcome.as_dict() for outcome in outcomes],
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1, default=str))
     if args.result:
         about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
-        write_result(args.result, _command(), published(results["summary"], spec), **about)
+        write_result(args.result, _command(), published(results), **about)
     return results, folder
 
 
-def published(found: dict[str, Any], spec: AgentSpec) -> dict[str, Any]:
+def published(results: dict[str, Any]) -> dict[str, Any]:
     """The figures of a docs/results file: means over tasks, the table, latencies, and what the training took."""
+    found, minutes = results["summary"], results["train_minutes"]
     means = {f"success_{'mean' if column == 'hierarchical' else column}": v for column, v in found["mean"].items()}
     others = {k: found[k] for k in ("wrong_instruction_drop", "per_task", "planner_ms", "controller_ms", "errors")}
+    return means | ({} if minutes is None else {"train_minutes": minutes}) | others
+
+
+def _train_minutes(spec: AgentSpec) -> float | None:
     if not spec.checkpoint:
-        return means | others
+        return None
     about = checkpoint.read_json(Path(spec.checkpoint), "training_state/training_step.json")
-    return means | {"train_minutes": round(about["seconds"] / 60, 1)} | others
+    return round(about["seconds"] / 60, 1)
 
 
 def _evaluate(

@@ -20,6 +20,7 @@ class Args:
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
     resume: bool = False  # continue the run in --output
+    act_from: Path | None = None  # take stage `act` over from this run, and train only `think`
     seed: int = 0
     act_steps: int | None = None  # steps of stage `act`, instead of the preset's
     think_steps: int | None = None  # steps of stage `think`, instead of the preset's
@@ -51,7 +52,7 @@ def main(args: Args) -> int:
     cache = FrameCache.build(list(data), args.cache)
     output = args.output or default_output("train", recipe.name)
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
-    checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin)
+    checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin, args.act_from)
     print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
     return 0
 

@@ -24,11 +24,11 @@ def test_stopping_and_resuming_equals_not_stopping(frames, recipe, trained, tmp_
     saves = []
     original = checkpoint.save
 
-    def stop_after(root, step, files, keep=2):
+    def stop_after(root, step, files, keep=2, spare=-1):
         saves.append(step)
         if step >= stop_at:
             monkeypatch.setattr(Run, "stop_requested", True)
-        return original(root, step, files, keep)
+        return original(root, step, files, keep, spare)
 
     monkeypatch.setattr(checkpoint, "save", stop_after)
     with pytest.raises(KeyboardInterrupt):
