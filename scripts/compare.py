@@ -42,7 +42,7 @@ def main(args: Args) -> int:
     table.add_row("all", *row(a, b))
     Console().print(table)
     if args.result:
-        about = {name: _made_with(path) for name, path in (("before", args.a), ("after", args.b))}
+        about: dict[str, Any] = {name: _made_with(path) for name, path in (("before", args.a), ("after", args.b))}
         write_result(args.result, "tandem " + shlex.join(sys.argv[1:]), published(args, a, b), **about)
     return 0
 
