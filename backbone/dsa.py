@@ -20,7 +20,6 @@ from torch import Tensor
 from backbone.cache import TokenCache
 from backbone.indexer import Indexer, IndexerConfig, choose
 from backbone.mla import LatentAttention, MLAConfig
-from backbone.rope import angles
 from backbone.scope import Scope
 
 ROWS = 64  # of a block of `attention_mass`
@@ -59,7 +58,7 @@ class SparseAttention(LatentAttention):
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:
         """x (B, N, D) -> (B, N, D)."""
-        turn = angles(scope.positions, self.cfg.rope_width, self.cfg.rope_base)
+        turn = self.turn(scope)
         latent = self.query_latent(x)
         q, rows, keys = self.queries(latent, turn), self.rows(x, turn), self.indexer.keys(x.detach(), turn)
         if cache is not None:
@@ -74,7 +73,7 @@ class SparseAttention(LatentAttention):
         chosen = choose(scores.detach(), self.top_k)
         seen = scope if self.dense else replace(scope, mask=chosen[:, None])
         if self.lessons is not None:
-            mass = attention_mass(q, self.expand(rows)[0], seen)
+            mass = attention_mass(q, self.expand(rows)[0], seen, self.cfg.scale)
             self.lessons.append(Lesson(scores, mass, chosen, self.dense, scope.real))
         if not self.dense and self.gathers(q.shape[2], rows.shape[1]):
             return self.attend_gathered(q, rows, chosen)
@@ -93,16 +92,16 @@ class SparseAttention(LatentAttention):
         with torch.autocast(q.device.type, enabled=False):
             heads = self.absorb(q).float().transpose(1, 2).flatten(0, 1)[:, None]  # (B N, 1, heads, r + dr)
             mask = allowed.bool().flatten(0, 1)[:, None, None]
-            mixed = F.scaled_dot_product_attention(heads, best, best, mask, scale=self.cfg.head_width**-0.5)
+            mixed = F.scaled_dot_product_attention(heads, best, best, mask, scale=self.cfg.scale)
         return self.values(mixed[:, 0, :, : self.cfg.latent].unflatten(0, (B, N)).transpose(1, 2))
 
 
 @torch.no_grad()
-def attention_mass(q: Tensor, k: Tensor, scope: Scope) -> Tensor:
+def attention_mass(q: Tensor, k: Tensor, scope: Scope, scale: float) -> Tensor:
     """q (B, heads, N, d), k (B, heads, N_total, d) -> attention weights summed over heads, (B, N, N_total), in fp32."""
     visible, blocks = scope.visible, []
     with torch.autocast(q.device.type, enabled=False):
-        q, k = q.float() * q.shape[-1] ** -0.5, k.float()
+        q, k = q.float() * scale, k.float()
         for begin in range(0, q.shape[2], ROWS):
             logits = q[:, :, begin : begin + ROWS] @ k.mT
             logits.masked_fill_(~visible[..., begin : begin + ROWS, :], -torch.inf)

@@ -1,8 +1,7 @@
 """DeepSeek-V3 and V3.2 as our blocks: latent or sparse attention, dense layers first, then sigmoid-routed experts.
 
 Rotated channels lie in pairs on both sides, so that no weight is permuted; several shared experts side by side are one
-wide one. Published checkpoints use YaRN and FP8, neither of which we follow: this serves models of default rotary
-positions, in bf16 or fp32.
+wide one. Published checkpoints are in FP8: convert them to bf16 first.
 """
 
 from typing import Any
@@ -14,6 +13,7 @@ from backbone.language_model import LanguageModelConfig
 from backbone.mla import MLAConfig
 from backbone.moe import MoEConfig
 from backbone.router import Routing
+from backbone.yarn import Yarn
 
 NAMES = {
     ".mixer.": ".self_attn.",
@@ -48,7 +48,28 @@ def latent(f: Fields) -> MLAConfig:
         plain_width=f["qk_nope_head_dim"],
         rope_width=f["qk_rope_head_dim"],
         value_width=f["v_head_dim"],
-        rope_base=f.rope()["rope_theta"],
+        rope_base=f.rope("default", "yarn")["rope_theta"],
+        yarn=yarn(f),
+    )
+
+
+def yarn(f: Fields) -> Yarn | None:
+    rope = f.rope("default", "yarn")
+    if rope["rope_type"] == "default":
+        return None
+    for name, only in {"attention_factor": None, "truncate": True}.items():
+        f.demand(rope.get(name, only) == only, "rope_parameters", f"{name} = {only}")
+    given = bool(rope.get("mscale")) + bool(rope.get("mscale_all_dim"))
+    f.demand(given != 1, "rope_parameters", "mscale and mscale_all_dim both, or neither")
+    original = rope.get("original_max_position_embeddings")
+    f.demand(original is not None, "rope_parameters", "YaRN with original_max_position_embeddings")
+    return Yarn(
+        factor=rope.get("factor") or f["max_position_embeddings"] / original,
+        original=original,
+        fast=rope.get("beta_fast") or 32.0,
+        slow=rope.get("beta_slow") or 1.0,
+        mscale=rope.get("mscale") or 1.0,
+        mscale_all=rope.get("mscale_all_dim") or 0.0,
     )
 
 

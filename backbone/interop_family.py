@@ -66,14 +66,17 @@ class Fields:
         self.demand(fits, name, f"one of {', '.join(known)} for each of {self['num_hidden_layers']} layers")
         return [known[kind] for kind in kinds]
 
-    def rope(self) -> dict[str, Any]:
-        """Rotary parameters: one field since transformers 5, several in older configurations."""
+    def rope(self, *kinds: str) -> dict[str, Any]:
+        """Rotary parameters: one field since transformers 5, several in older configurations. kinds: those supported,
+        none: only the default."""
         rope = self.get("rope_parameters", None) or self.get("rope_scaling", {})
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise ValueError(f"{self.family} configuration: rope_type = {kind!r}, supported: 'default'")
+        supported = kinds or ("default",)
+        if kind not in supported:
+            known = " or ".join(map(repr, supported))
+            raise ValueError(f"{self.family} configuration: rope_type = {kind!r}, supported: {known}")
         older = {name: self.values[name] for name in ("rope_theta", "partial_rotary_factor") if self.values.get(name)}
-        return {"rope_theta": 10_000.0, **older, **rope}
+        return {"rope_theta": 10_000.0, **older, **rope, "rope_type": kind}
 
 
 @dataclass(frozen=True)

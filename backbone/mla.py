@@ -11,7 +11,7 @@ transformers' `DeepseekV3Attention`. Two ways to the same numbers, chosen by the
               head of width r + dr, whose first r channels are the value as well. A step expands no history.
 
 The cache holds a row (latent | rope key) of r + dr floats a token, after norm and rotation. Left out: the variant with
-no query latent, and YaRN.
+no query latent.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from backbone.cache import TokenCache
 from backbone.norms import RMSNorm
 from backbone.rope import Angles, angles, rotate_pairs
 from backbone.scope import Scope
+from backbone.yarn import Yarn
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,16 @@ class MLAConfig:
     rope_width: int = 16  # dr, channels with position; even
     value_width: int = 32  # dv, at most dn + dr
     rope_base: float = 10_000.0
+    yarn: Yarn | None = None  # for contexts longer than those trained on
 
     @property
     def head_width(self) -> int:
         return self.plain_width + self.rope_width
+
+    @property
+    def scale(self) -> float:
+        """Of the logits; that of the expanded head, in either form."""
+        return self.head_width**-0.5 * (1.0 if self.yarn is None else self.yarn.logit_scale)
 
 
 class LatentAttention(nn.Module):
@@ -59,11 +66,14 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:
         """x (B, N, D) -> (B, N, D)."""
-        turn = angles(scope.positions, self.cfg.rope_width, self.cfg.rope_base)
+        turn = self.turn(scope)
         q, rows = self.queries(self.query_latent(x), turn), self.rows(x, turn)
         if cache is not None:
             (rows,) = cache.append(rows)
         return self.output(self.attend_to(q, rows, scope))
+
+    def turn(self, scope: Scope) -> Angles:
+        return angles(scope.positions, self.cfg.rope_width, self.cfg.rope_base, self.cfg.yarn)
 
     def query_latent(self, x: Tensor) -> Tensor:
         """x (B, N, D) -> (B, N, query_rank)."""
@@ -82,11 +92,10 @@ class LatentAttention(nn.Module):
 
     def attend_to(self, q: Tensor, rows: Tensor, scope: Scope) -> Tensor:
         """q (B, heads, N, dn + dr), rows (B, N_total, r + dr) -> (B, heads, N, dv)."""
-        scale = self.cfg.head_width**-0.5  # of the expanded head, in either form
         if not self.absorbs(q.shape[2], rows.shape[1]):
-            return attend(q, *self.expand(rows), scope, scale)
+            return attend(q, *self.expand(rows), scope, self.cfg.scale)
         memory = rows[:, None]
-        return self.values(attend(self.absorb(q), memory, memory, scope, scale)[..., : self.cfg.latent])
+        return self.values(attend(self.absorb(q), memory, memory, scope, self.cfg.scale)[..., : self.cfg.latent])
 
     def absorbs(self, N: int, total: int) -> bool:
         """Whether N rows over `total` columns cost fewer multiplications absorbed than expanded."""

@@ -8,7 +8,7 @@ and column of a patch in Z-Image). Channels past the angles' pass through: parti
 
 Notable choices: pairs are complex numbers, so their rotation is one product, a quarter of the time of halves on a CPU;
 halves are one autograd node that fills its output in place and whose backward is the rotation by the negative angle.
-Left out: YaRN and other rescaled frequencies.
+Contexts longer than those trained on: yarn.py. Left out: other rescaled frequencies.
 """
 
 from typing import Any
@@ -16,14 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbone.yarn import Yarn
+
 Angles = tuple[Tensor, Tensor]  # cosine and sine, (N, channels / 2) or (B, N, channels / 2) each
 
 
-def angles(positions: Tensor, channels: int, base: float = 10_000.0) -> Angles:
+def angles(positions: Tensor, channels: int, base: float = 10_000.0, yarn: Yarn | None = None) -> Angles:
     """positions (N,) or (B, N) -> cosine and sine of each pair's angle; in fp32, as the LLaMA family is trained."""
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32) / channels
-    angle = positions.float()[..., None] * (1.0 / base**exponents)
-    return angle.cos(), angle.sin()
+    frequencies = 1.0 / base**exponents
+    if yarn is None:
+        angle = positions.float()[..., None] * frequencies
+        return angle.cos(), angle.sin()
+    angle = positions.float()[..., None] * yarn.slowed(frequencies, base)
+    return angle.cos() * yarn.amplitude, angle.sin() * yarn.amplitude
 
 
 def axial_angles(positions: Tensor, channels: tuple[int, ...], base: float = 256.0) -> Angles:

@@ -200,7 +200,7 @@ def test_attention_mass_is_the_definitions():
     torch.manual_seed(0)
     q, k, mask = torch.randn(2, 3, 70, 8), torch.randn(2, 3, 70, 8), prefix_mask(4, 70)
     expected = (q @ k.mT / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1).sum(1)
-    torch.testing.assert_close(attention_mass(q, k, scope(70, 0, mask)), expected, **CLOSE)
+    torch.testing.assert_close(attention_mass(q, k, scope(70, 0, mask), q.shape[-1] ** -0.5), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -47,6 +47,7 @@ QWEN = {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 24,
 }
+LONGER = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "V3": ("DeepseekV3", {**LATENT, **EXPERTS}),
     "V3, tied, two shared experts, no groups": (
@@ -73,6 +74,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "DeepseekV32",
         {**LATENT, **EXPERTS, **INDEX, "index_topk": 9, "index_head_dim": 16}
         | {"mlp_layer_types": ["sparse", "dense", "sparse"]},
+    ),
+    "V3, YaRN as published": (
+        "DeepseekV3",
+        {**LATENT, **EXPERTS, "qk_rope_head_dim": 16}
+        | {"rope_parameters": {**LONGER, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 4, "beta_slow": 0.5}},
+    ),
+    "V3.2, YaRN without magnitudes": (
+        "DeepseekV32",
+        {**LATENT, **EXPERTS, **INDEX, "qk_rope_head_dim": 16, "index_head_dim": 16, "rope_parameters": LONGER},
     ),
     "Qwen3-Next": ("Qwen3Next", QWEN),
     "Qwen3-Next, tied, some layers dense": (
@@ -205,10 +215,12 @@ def test_weights_become_fp32(tmp_path: Path) -> None:
 
 
 def published(case: str) -> dict[str, Any]:
-    """A config.json as published before transformers 5: rotary fields at the top."""
+    """A config.json as published before transformers 5: rotary fields at the top, those of YaRN in rope_scaling."""
     fields = reference(case).config.to_dict()
     rope = fields.pop("rope_parameters")
-    return {**fields, "rope_scaling": None, **{name: rope[name] for name in rope if name != "rope_type"}}
+    top = {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    kind = rope.pop("rope_type")
+    return {**fields, **top, "rope_scaling": None if kind == "default" else {"type": kind, **rope}}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -224,7 +236,10 @@ def test_layers_for_multi_token_prediction_are_ignored() -> None:
 
 
 REFUSED = [
-    ("V3", {"rope_scaling": {"type": "yarn", "factor": 40}}, "rope_type = 'yarn'"),
+    ("V3", {"rope_scaling": {"type": "linear", "factor": 40}}, "rope_type = 'linear'"),
+    ("V3", {"rope_scaling": {**LONGER, "mscale": 1.0}}, "mscale and mscale_all_dim both, or neither"),
+    ("V3", {"rope_scaling": {"type": "yarn", "factor": 40}}, "YaRN with original_max_position_embeddings"),
+    ("Qwen3-Next", {"rope_scaling": LONGER}, "rope_type = 'yarn'"),
     ("V3", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
     ("V3", {"attention_bias": True}, "attention_bias = True"),
     ("V3", {"rms_norm_eps": 1e-5}, "rms_norm_eps = 1e-05"),
