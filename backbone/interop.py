@@ -10,8 +10,8 @@ transformers' modules, or stored one by one, as in its files.
 
 Strict: a field that our blocks do not follow, a tensor that nobody asks for and one that nobody has are errors, each
 one line long. Ignored on purpose: layers for multi-token prediction, and `inv_freq`, which is computed. transformers is
-not imported. Left out: rescaled rotary frequencies other than YaRN, quantised checkpoints (DeepSeek publishes FP8: convert
-to bf16 first), writing checkpoints back.
+not imported. Left out: rescaled rotary frequencies other than YaRN, quantised checkpoints (DeepSeek publishes FP8:
+convert to bf16 first), writing checkpoints back.
 """
 
 import json

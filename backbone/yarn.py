@@ -4,10 +4,10 @@
     frequency <- frequency              where r > fast: near neighbours stay as far apart as they were
                  frequency / factor     where r < slow: a whole longer context spans what the original one did
                  a ramp over i between, its ends at whole channels
-    logits    <- logits m(mscale_all)^2 and rotated channels times m(mscale) / m(mscale_all),  m(s) = 1 + 0.1 s ln factor
+    logits    <- logits m(mscale_all)^2,  rotated channels times m(mscale) / m(mscale_all);  m(s) = 1 + 0.1 s ln factor
 
-Source: transformers' `_compute_yarn_parameters` and DeepSeek-V3, whose published checkpoints use it. Left out: ramps with
-ends between channels.
+Source: transformers' `_compute_yarn_parameters` and DeepSeek-V3, whose published checkpoints use it. Left out: ramps
+with ends between channels.
 """
 
 import math
