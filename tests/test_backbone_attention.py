@@ -4,31 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from laws import CLOSE, all_later, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
 from torch import Tensor, nn
 
 from backbone.attention import ROWS, Attention, AttentionConfig, attend
 from backbone.scope import scope
 
 TINY = AttentionConfig(heads=4, kv_heads=2, head_width=8)
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.2)
-    return module
 
 
 def tiny(kv_heads: int = 2) -> nn.Module:
     torch.manual_seed(kv_heads)
     return shaken(Attention(32, replace(TINY, kv_heads=kv_heads)))
-
-
-def prefix_mask(prefix: int, N: int) -> Tensor:
-    row, column = torch.arange(N)[:, None], torch.arange(N)
-    return (column <= row) | (column < prefix)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -59,38 +46,19 @@ def test_parity_with_llama(heads, kv_heads, head_width, seed):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@torch.no_grad()
 def test_cached_equals_full_and_rolls_back(kv_heads):
-    layer, x = tiny(kv_heads), torch.randn(3, 11, 32)
-    full, cache = layer(x, scope(11)), layer.new_cache()
-    torch.testing.assert_close(layer(x[:, :6], scope(6), cache), full[:, :6], **CLOSE)
-    mark = cache.snapshot()
-    layer(torch.randn(3, 4, 32), scope(4, 6), cache)
-    cache.roll_back(mark)
-    steps = [layer(x[:, i : i + 1], scope(1, i), cache) for i in range(6, 9)]
-    rest = layer(x[:, 9:], scope(2, 9), cache)
-    torch.testing.assert_close(torch.cat([*steps, rest], 1), full[:, 6:], **CLOSE)
+    cached_equals_full(tiny(kv_heads), 11, 6)
 
 
 @torch.no_grad()
 def test_a_mask_is_followed_in_full_and_in_steps():
-    layer, x, mask = tiny(), torch.randn(2, 8, 32), prefix_mask(5, 8)
-    full, cache = layer(x, scope(8, 0, mask)), layer.new_cache()
-    parts = [layer(x[:, :5], scope(5, 0, mask[:5, :5]), cache)]
-    parts += [layer(x[:, i : i + 1], scope(1, i, mask[i : i + 1, : i + 1]), cache) for i in range(5, 8)]
-    torch.testing.assert_close(torch.cat(parts, 1), full, **CLOSE)
-    assert not torch.allclose(full, layer(x, scope(8)), atol=1e-3)
+    mask_is_followed(tiny(), 8, 5)
+    layer, x = tiny(), torch.randn(2, 8, 32)
     torch.testing.assert_close(layer(x, scope(8, 0, prefix_mask(0, 8))), layer(x, scope(8)), **CLOSE)
 
 
-@torch.no_grad()
 def test_causal():
-    layer, x = tiny(), torch.randn(1, 6, 32)
-    for i in range(6):
-        other = x.clone()
-        other[:, i] += 1
-        changed = (layer(x, scope(6)) - layer(other, scope(6))).abs().amax((0, 2)) > 1e-6
-        assert changed.nonzero()[:, 0].tolist() == list(range(i, 6))
+    assert rows_reached(tiny(), 6) == all_later(6)
 
 
 @pytest.mark.parametrize("N", [1, 7, ROWS, ROWS + 1, 2 * ROWS + 37])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from laws import CLOSE, cached_equals_full, shaken
 from torch import Tensor, nn
 
 from backbone.delta_rule import chunked, recurrent, unit_lower_inverse
@@ -15,15 +16,6 @@ from scripts.benches.pairs.deltanet import reference_config
 
 TINY = GatedDeltaNetConfig(key_heads=2, value_heads=4, key_width=8, value_width=6, kernel=4)
 SIZES = [TINY, GatedDeltaNetConfig(1, 1, 4, 4), GatedDeltaNetConfig(2, 2, 16, 8, 2), GatedDeltaNetConfig(2, 6, 8, 8, 3)]
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.2)
-    return module
 
 
 def tiny(cfg: GatedDeltaNetConfig = TINY, seed: int = 0) -> nn.Module:
@@ -160,18 +152,8 @@ def test_short_conv_is_conv1d(kernel, dilation, N):
 
 @pytest.mark.parametrize("cfg", SIZES)
 @pytest.mark.parametrize("prefill", [1, 2, 37])
-@torch.no_grad()
 def test_cached_equals_full(cfg, prefill):
-    layer, x = tiny(cfg), torch.randn(2, 45, 32)
-    cache = layer.new_cache()
-    parts = [layer(x[:, :prefill], scope(prefill), cache)]
-    mark = cache.snapshot()
-    layer(torch.randn(2, 3, 32), scope(3, prefill), cache)
-    layer(torch.randn(2, 1, 32), scope(1, prefill + 3), cache)
-    cache.roll_back(mark)
-    parts += [layer(x[:, prefill : prefill + 4], scope(4, prefill), cache)]
-    parts += [layer(x[:, i : i + 1], scope(1, i), cache) for i in range(prefill + 4, 45)]
-    torch.testing.assert_close(torch.cat(parts, 1), layer(x, scope(45)), **CLOSE)
+    cached_equals_full(tiny(cfg), 45, prefill)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from laws import CLOSE, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
 from torch import Tensor, nn
 
 from backbone.dsa import DSAConfig, SparseAttention, attention_mass
@@ -26,15 +27,6 @@ from backbone.scope import Scope, scope
 MLA = MLAConfig(heads=4, query_rank=16, latent=12, plain_width=8, rope_width=4, value_width=8)
 TINY = DSAConfig(MLA, IndexerConfig(heads=16, width=8), top_k=5)
 SIZES = [TINY, replace(TINY, top_k=1), DSAConfig(MLAConfig(2, 8, 24, 8, 8, 4), IndexerConfig(12, 16), top_k=9)]
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.2)
-    return module
 
 
 def tiny(cfg: DSAConfig = TINY, seed: int = 0) -> SparseAttention:
@@ -42,11 +34,6 @@ def tiny(cfg: DSAConfig = TINY, seed: int = 0) -> SparseAttention:
     layer = SparseAttention(32, cfg)
     shaken(layer)
     return layer
-
-
-def prefix_mask(prefix: int, N: int) -> Tensor:
-    row, column = torch.arange(N)[:, None], torch.arange(N)
-    return (column <= row) | (column < prefix)
 
 
 def chosen_by(layer: SparseAttention, x: Tensor, here: Scope) -> Tensor:
@@ -108,29 +95,13 @@ def test_gathered_equals_masked(cfg, prefix, monkeypatch):
 
 @pytest.mark.parametrize("cfg", SIZES)
 @pytest.mark.parametrize("seed", [0, 1])
-@torch.no_grad()
 def test_cached_equals_full_and_rolls_back(cfg, seed):
-    layer, x = tiny(cfg, seed), torch.randn(3, 24, 32)
-    full, cache = layer(x, scope(24)), layer.new_cache()
-    torch.testing.assert_close(layer(x[:, :4], scope(4), cache), full[:, :4], **CLOSE)  # all fits in k, for most sizes
-    torch.testing.assert_close(layer(x[:, 4:18], scope(14, 4), cache), full[:, 4:18], **CLOSE)
-    mark = cache.snapshot()
-    layer(torch.randn(3, 4, 32), scope(4, 18), cache)
-    cache.roll_back(mark)
-    steps = [layer(x[:, i : i + 1], scope(1, i), cache) for i in range(18, 22)]
-    rest = layer(x[:, 22:], scope(2, 22), cache)
-    torch.testing.assert_close(torch.cat([*steps, rest], 1), full[:, 18:], **CLOSE)
+    cache = cached_equals_full(tiny(cfg, seed), 24, 4, 18)  # up to 4, all fits in k for most sizes
     assert [part.room.shape[-1] for part in cache.parts] == [cfg.mla.latent + cfg.mla.rope_width, cfg.indexer.width]
 
 
-@torch.no_grad()
 def test_a_mask_is_followed_in_full_and_in_steps():
-    layer, x, mask = tiny(), torch.randn(2, 12, 32), prefix_mask(9, 12)
-    full, cache = layer(x, scope(12, 0, mask)), layer.new_cache()
-    parts = [layer(x[:, :9], scope(9, 0, mask[:9, :9]), cache)]
-    parts += [layer(x[:, i : i + 1], scope(1, i, mask[i : i + 1, : i + 1]), cache) for i in range(9, 12)]
-    torch.testing.assert_close(torch.cat(parts, 1), full, **CLOSE)
-    assert not torch.allclose(full, layer(x, scope(12)), atol=1e-3)
+    mask_is_followed(tiny(), 12, 9)
 
 
 @torch.no_grad()
@@ -144,15 +115,9 @@ def test_only_visible_columns_are_chosen():
         layer(x, scope(12, 0, masks.expand(-1, 4, -1, -1)))
 
 
-@torch.no_grad()
 def test_causal():
-    layer, x = tiny(), torch.randn(1, 9, 32)
-    for i in range(9):
-        other = x.clone()
-        other[:, i] += 1
-        changed = (layer(x, scope(9)) - layer(other, scope(9))).abs().amax((0, 2)) > 1e-6
-        rows = changed.nonzero()[:, 0]
-        assert i in rows and (rows >= i).all()
+    for i, rows in enumerate(rows_reached(tiny(), 9)):
+        assert rows[0] == i
 
 
 @torch.no_grad()

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from laws import all_later, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
 
 from backbone.mla import LatentAttention, MLAConfig
 from backbone.scope import scope
 
 TINY = MLAConfig(heads=4, query_rank=16, latent=12, plain_width=8, rope_width=4, value_width=8)
 SIZES = [TINY, MLAConfig(2, 8, 24, 8, 8, 4), MLAConfig(3, 20, 10, 6, 6, 12), MLAConfig(4, 16, 4, 16, 4, 16)]
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.normal_(std=0.2)
-    return module
 
 
 def tiny(cfg: MLAConfig = TINY) -> LatentAttention:
@@ -25,11 +16,6 @@ def tiny(cfg: MLAConfig = TINY) -> LatentAttention:
     layer = LatentAttention(32, cfg)
     shaken(layer)
     return layer
-
-
-def prefix_mask(prefix: int, N: int) -> Tensor:
-    row, column = torch.arange(N)[:, None], torch.arange(N)
-    return (column <= row) | (column < prefix)
 
 
 @pytest.mark.parametrize("cfg", SIZES)
@@ -76,37 +62,16 @@ def test_absorbed_equals_expanded(cfg, masked, monkeypatch):
 
 
 @pytest.mark.parametrize("cfg", SIZES)
-@torch.no_grad()
 def test_cached_equals_full_and_rolls_back(cfg):
-    layer, x = tiny(cfg), torch.randn(3, 24, 32)
-    full, cache = layer(x, scope(24)), layer.new_cache()
-    torch.testing.assert_close(layer(x[:, :18], scope(18), cache), full[:, :18], **CLOSE)
-    mark = cache.snapshot()
-    layer(torch.randn(3, 4, 32), scope(4, 18), cache)
-    cache.roll_back(mark)
-    steps = [layer(x[:, i : i + 1], scope(1, i), cache) for i in range(18, 22)]
-    rest = layer(x[:, 22:], scope(2, 22), cache)
-    torch.testing.assert_close(torch.cat([*steps, rest], 1), full[:, 18:], **CLOSE)
+    cached_equals_full(tiny(cfg), 24, 18)
 
 
-@torch.no_grad()
 def test_a_mask_is_followed_in_full_and_in_steps():
-    layer, x, mask = tiny(), torch.randn(2, 8, 32), prefix_mask(5, 8)
-    full, cache = layer(x, scope(8, 0, mask)), layer.new_cache()
-    parts = [layer(x[:, :5], scope(5, 0, mask[:5, :5]), cache)]
-    parts += [layer(x[:, i : i + 1], scope(1, i, mask[i : i + 1, : i + 1]), cache) for i in range(5, 8)]
-    torch.testing.assert_close(torch.cat(parts, 1), full, **CLOSE)
-    assert not torch.allclose(full, layer(x, scope(8)), atol=1e-3)
+    mask_is_followed(tiny(), 8, 5)
 
 
-@torch.no_grad()
 def test_causal():
-    layer, x = tiny(), torch.randn(1, 6, 32)
-    for i in range(6):
-        other = x.clone()
-        other[:, i] += 1
-        changed = (layer(x, scope(6)) - layer(other, scope(6))).abs().amax((0, 2)) > 1e-6
-        assert changed.nonzero()[:, 0].tolist() == list(range(i, 6))
+    assert rows_reached(tiny(), 6) == all_later(6)
 
 
 @torch.no_grad()

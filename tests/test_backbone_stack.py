@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from laws import CLOSE, prefix_mask, shaken
 from torch import Tensor, nn
 
 from backbone import stack
@@ -20,7 +21,6 @@ from backbone.stack import Stack, StackConfig
 
 GATED = GatedAttentionConfig(heads=4, kv_heads=2, head_width=8)
 TINY = StackConfig(32, "gated gated", ffn_width=64, gated=GATED, moe=MoEConfig(experts=4, expert_width=16))
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 VARIANTS = {
@@ -50,20 +50,6 @@ VARIANTS = {
 def tiny(variant: str = "moe", seed: int = 0) -> Stack:
     torch.manual_seed(seed)
     return shaken(Stack(VARIANTS[variant])).eval()
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Weights large enough that every path matters: fresh ones are so small that a layer is nearly the identity."""
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn_like(p) * 0.2)
-    return module
-
-
-def prefix_mask(prefix: int, N: int) -> Tensor:
-    """Rows of the prefix see the whole prefix; later rows see the prefix and earlier rows."""
-    row, column = torch.arange(N)[:, None], torch.arange(N)
-    return (column <= row) | (column < prefix)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
