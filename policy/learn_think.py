@@ -31,9 +31,16 @@ class ThinkLearner:
     name = "think"
 
     def __init__(
-        self, bundle: Bundle, average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype
+        self,
+        bundle: Bundle,
+        average: AveragedModel | None,
+        cache: FrameCache,
+        batch: int,
+        seed: int,
+        dtype: torch.dtype,
     ):
-        self.bundle, self.model, self.cache = bundle, bundle.model, cache
+        """average: not used by this stage."""
+        self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         self.device = next(bundle.model.parameters()).device
         sizes = bundle.sizes
         self.sampler = Sampler(cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick)
@@ -53,9 +60,7 @@ class ThinkLearner:
             yield from loader
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        sample = self._sample(batch)
-        with torch.no_grad():  # grounding is frozen with the encoder
-            sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
+        sample = self.sample(batch)
         half, quarter = len(sample["z"]) // 2, len(sample["z"]) // 4
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
         parts |= {"flow": self.flow_loss(sample, plan.goal)}
@@ -72,7 +77,8 @@ class ThinkLearner:
         has_goal = torch.arange(len(goal), device=self.device) < len(planned) + (len(goal) - len(planned)) // 2
         return self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)
 
-    def _sample(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def sample(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """A batch of `data.windows` -> what the parts of this stage learn from, (B, ...) each."""
         scenes, goals = self.latents.scenes, self.latents.goals
         history = scenes(batch["history_index"])
         sample = {
@@ -90,7 +96,10 @@ class ThinkLearner:
             "actions": self.bundle.normalized_actions(batch["actions"]),
             "action_mask": batch["action_mask"],
         }
-        return {name: value.to(self.device) for name, value in sample.items()}
+        sample = {name: value.to(self.device) for name, value in sample.items()}
+        with torch.no_grad():  # grounding is frozen with the encoder
+            sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
+        return sample
 
     def _progress_at(self, batch: dict[str, Any]) -> Tensor:
         """Progress of the present subtask after the chunk: 1 once its end is passed."""

@@ -12,7 +12,7 @@ import tyro
 from scripts.results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
-TOPICS = ("env", "data", "train", "latency", "backbone", *PAPERS)  # scripts/benches/TOPIC.py
+TOPICS = ("env", "data", "train", "latency", "backbone", "system2", *PAPERS)  # scripts/benches/TOPIC.py
 
 
 def _args() -> Any:
