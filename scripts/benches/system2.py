@@ -43,7 +43,7 @@ class Args:
     data: Path = Path("datasets/tabletop")
     cache: Path = Path("cache")
     trunks: tuple[str, ...] = tuple(TRUNKS)
-    steps: int = 600
+    steps: int = 400
     batch: int = 32
     frames: int = 2048  # held out, that are planned for
     seeds: int = 2
@@ -87,7 +87,7 @@ def _run(args: Args, learner: "ThinkLearner", name: str, seed: int) -> dict[str,
 
     torch.manual_seed(seed)
     planner = System2(replace(learner.model.planner.cfg, trunk=TRUNKS[name]))
-    stage, begin = Stage(steps=args.steps, batch=args.batch, ema=0.99), time.perf_counter()
+    stage, begin = Stage(steps=args.steps, batch=args.batch, warmup=50, ema=0.99), time.perf_counter()
     average, alone = averaged(planner, stage.ema), PlannerLearner(planner, learner, seed)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder), resume=True) as run:
         fit(
