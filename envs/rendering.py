@@ -45,3 +45,22 @@ class CameraRenderer:
 
     def close(self) -> None:
         self._renderer.close()
+
+
+class Cameras:
+    """Renderers of one model, made when an image of their size is first asked for."""
+
+    def __init__(self, model: mujoco.MjModel):
+        self.model = model
+        self._renderers: dict[int, CameraRenderer] = {}
+
+    def image(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3), RGB, row 0 at the top."""
+        if size not in self._renderers:
+            self._renderers[size] = CameraRenderer(self.model, size)
+        return self._renderers[size].image(data, camera)
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}

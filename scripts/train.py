@@ -61,5 +61,7 @@ def ensure_data(recipe: Recipe) -> Path:
     """The preset's demonstrations, recorded where they are not complete yet."""
     folder = Path("datasets") / recipe.name
     started = (folder / "meta" / "info.json").exists()
-    collect.main(collect.Args(recipe.tasks, recipe.episodes, output=folder, resume=started))
+    collect.main(
+        collect.Args(recipe.tasks, recipe.episodes, output=folder, image_size=recipe.sizes.image_size, resume=started)
+    )
     return folder
