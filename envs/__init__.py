@@ -3,6 +3,7 @@
 from typing import Any
 
 import envs.gl  # isort: skip  # before anything imports mujoco
+import envs.metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
 import envs.tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
 from envs.entities import ENTITIES
 from envs.errors import EnvError
