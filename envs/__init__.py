@@ -3,17 +3,19 @@
 from typing import Any
 
 import envs.gl  # isort: skip  # before anything imports mujoco
+import envs.maze  # noqa: F401  # isort: skip  # registers point-maze
 import envs.metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
 import envs.tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
 from envs.entities import ENTITIES
 from envs.errors import EnvError
 from envs.experts import Expert
+from envs.plain import GymTask
 from envs.registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve, task_names
 from envs.tabletop import TabletopEnv
 from envs.task_env import Script, TaskEnv
 
 __all__ = [
-    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",
+    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",
     "contract_fields", "expert", "gym_id", "make", "register", "resolve", "suite", "task_names",
 ]  # fmt: skip
 

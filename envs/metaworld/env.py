@@ -46,7 +46,7 @@ def contract_fields(image_size: int) -> dict[str, Any]:
 
 
 class _Welds:
-    """Rows of a weld have 12 numbers since MuJoCo 3.17, not 11; the last stays as compiled."""
+    """New MuJoCo has 12 numbers in the row of a weld, not 11; the last stays as compiled."""
 
     model: mujoco.MjModel
 
