@@ -19,7 +19,7 @@ def _environment(size: int) -> gymnasium.Env:
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)
-    look = {"render_mode": "rgb_array", "width": size, "height": size}
+    look: dict[str, Any] = {"render_mode": "rgb_array", "width": size, "height": size}
     env: Any = gymnasium.make("PointMaze_Open-v3", continuing_task=False, disable_env_checker=True, **look)
     quality = env.unwrapped.point_env.model.vis.quality  # read when the first image is made
     quality.offsamples = quality.shadowsize = 0

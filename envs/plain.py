@@ -123,7 +123,7 @@ class PlainEnv(TaskEnv):
         return super().expert(seed) if self.task.script is None else _PlainScript(self, self.task.script)
 
     def first_state_digest(self) -> str:
-        return digest(spaces.flatten(self.inner.observation_space, self.seen), self.task.instruction)
+        return digest(np.asarray(spaces.flatten(self.inner.observation_space, self.seen)), self.task.instruction)
 
 
 class _PlainScript:

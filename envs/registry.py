@@ -66,7 +66,7 @@ def resolve(names: Sequence[str] | str) -> tuple[str, ...]:
 
 def _known() -> str:
     """Every suite with its first tasks, then the tasks that are in none."""
-    suites = [f"{name} ({', '.join(tasks[:7])}{', …' if len(tasks) > 7 else ''})" for name, tasks in SUITES.items()]
+    suites = [f"{name} ({', '.join(tasks[:3])}, …)" for name, tasks in SUITES.items()]
     return ", ".join([*suites, *(name for name in TASKS if not any(name in tasks for tasks in SUITES.values()))])
 
 

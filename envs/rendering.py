@@ -28,7 +28,12 @@ def close_at_exit(renderer: Closable) -> None:
 
 @cache
 def _register_closing() -> None:
-    atexit.register(lambda: [renderer.close() for renderer in list(_LIVE)])
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for renderer in list(_LIVE):
+        renderer.close()
 
 
 class CameraRenderer:

@@ -49,7 +49,7 @@ def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:
 class ExpertAgent:
     """The task's script, from simulator state: the upper end of every table."""
 
-    image_size = None
+    image_size: int | None = None
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class ExpertAgent:
 class RandomAgent:
     """Uniform actions: the lower end."""
 
-    image_size = None
+    image_size: int | None = None
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []

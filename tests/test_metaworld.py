@@ -5,6 +5,7 @@ Those that run its simulations need the package, and are skipped without it:
 """
 
 import importlib.util
+import json
 import multiprocessing
 
 import numpy as np
@@ -45,7 +46,8 @@ def episode_elsewhere(job):
 
 def test_fifty_tasks_in_four_tiers_and_no_two_instructions_alike():
     assert len(MT50) == 50 and [len(tier) for tier in TIERS.values()] == [28, 11, 6, 5]
-    assert len({instruction for instruction, _ in MT50.values()}) == 50
+    told = {instruction for instruction, _ in MT50.values()}
+    assert len(told) == 50 and max(len(words.split()) for words in told) <= 10  # as subtasks they must not be cut
     assert set(MT10) < set(MT50) and len(envs.suite("metaworld-mt10")) == 10
     assert {task for tier in TIERS for task in envs.suite(f"metaworld-{tier}")} == set(ALL)
 
@@ -139,14 +141,24 @@ def test_keypoints_are_where_the_camera_shows_the_goal():
 
 
 @needs_package
-def test_demonstrations_are_recorded_checked_and_replayed(tmp_path):
+def test_demonstrations_are_recorded_replayed_and_trained_on_with_the_encoders_teachers(tmp_path):
     output = tmp_path / "data"
     options = ["--tasks", "metaworld-hammer", "metaworld-reach", "--episodes", "1", "--workers", "1"]
-    assert tandem("collect", [*options, "--image-size", "32", "--output", str(output)]) == 0
+    assert tandem("collect", [*options, "--image-size", "96", "--output", str(output)]) == 0
     dataset = Dataset(output)
-    assert dataset.info["fps"] == 80 and dataset.images(0, "observation.images.corner2").shape[1:] == (32, 32, 3)
+    assert dataset.info["fps"] == 80 and dataset.images(0, "observation.images.corner2").shape[1:] == (96, 96, 3)
     state = dataset.columns(0)["observation.environment_state"].reshape(-1, 3, 4)
     assert (state[..., 3] == 1).all()  # the hammer, the nail and the goal
     assert {"reach the hammer", "hammer the nail"} <= set(dataset.subtasks)
     assert not [finding for finding in check(output) if finding.severity == "error"]
     assert tandem("data", ["replay", str(output)]) == 0
+    run = tmp_path / "run"
+    train = ["--preset", "debug", "--data", str(output), "--cache", str(tmp_path / "cache"), "--output", str(run)]
+    assert tandem("train", [*train, "--threads", "1", "--precision", "fp32"]) == 0
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    taught = {"grounding", "keypoint_heat", "keypoint_offset", "keypoint_visible", "way", "probe_entities"}
+    assert all(np.isfinite([entry[name] for name in taught]).all() for entry in log if entry["stage"] == "act")
+    evaluation = ["--checkpoint", str(run), "--tasks", "metaworld-reach", "--episodes", "1", "--workers", "1"]
+    assert tandem("eval", [*evaluation, "--modes", "flat", "--controls", "normal", "--output", str(run / "eval")]) == 0
+    results = json.loads((run / "eval" / "results.json").read_text())
+    assert results["episodes"][0]["status"] == "done" and results["summary"]["errors"] == 0

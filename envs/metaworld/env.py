@@ -138,7 +138,8 @@ class MetaWorldEnv(TaskEnv):
         return privileged_columns(ENTITIES, found, {CAMERA: self._project}, referents)
 
     def _project(self, points: np.ndarray) -> np.ndarray:
-        return project(self.sim.model, self.sim.data, CAMERA, points) * np.float32([-1, -1, 1])  # turned, as the image
+        turned = np.array([-1, -1, 1], np.float32)  # as the image is
+        return project(self.sim.model, self.sim.data, CAMERA, points) * turned
 
     def first_state_digest(self) -> str:
         model, data = self.sim.model, self.sim.data

@@ -58,7 +58,7 @@ HARD: dict[str, Task] = {
 }
 VERY_HARD: dict[str, Task] = {
     "disassemble": ("take the nut off the peg", "nut"),
-    "pick-place-wall": ("pick up the puck and take it over the wall to the goal", "puck"),
+    "pick-place-wall": ("take the puck over the wall to the goal", "puck"),
     "shelf-place": ("put the puck onto the shelf", "puck"),
     "stick-pull": ("pull the box with the stick", "stick"),
     "stick-push": ("push the box with the stick", "stick"),
