@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready-$(TORCH)
 
-.PHONY: demo test lint types wheel setup clean
+.PHONY: demo test lint types wheel setup metaworld clean
 
 demo: setup
 	$(VENV)/bin/tandem demo
@@ -24,6 +24,10 @@ wheel: setup
 	rm -rf build dist
 	$(VENV)/bin/python -m build --wheel --no-isolation --outdir dist
 	$(VENV)/bin/python tests/smoke_wheel.py dist
+
+metaworld: setup
+	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev,metaworld]'
+	$(VENV)/bin/pip install -q -c constraints.txt --no-deps metaworld
 
 setup: $(READY)
 

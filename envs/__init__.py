@@ -3,25 +3,26 @@
 from typing import Any
 
 import envs.gl  # isort: skip  # before anything imports mujoco
+import envs.maze  # noqa: F401  # isort: skip  # registers point-maze
+import envs.metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
 import envs.tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
-from envs.contract import contract_fields
 from envs.entities import ENTITIES
 from envs.errors import EnvError
 from envs.experts import Expert
-from envs.registry import SUITES, TASKS, gym_id, make, register, resolve, task_names
+from envs.plain import GymTask
+from envs.registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve, task_names
 from envs.tabletop import TabletopEnv
+from envs.task_env import Script, TaskEnv
 
 __all__ = [
-    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "TabletopEnv",
+    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",
     "contract_fields", "expert", "gym_id", "make", "register", "resolve", "suite", "task_names",
 ]  # fmt: skip
 
 
-def expert(env: Any, seed: int) -> Expert:
+def expert(env: Any, seed: int) -> Script:
     """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`."""
-    inner = env.unwrapped
-    names = tuple(inner.task.name(inner.sim, i) for i in sorted(inner.sim.colour_of))
-    return inner.task.expert(inner.sim, names, seed)
+    return env.unwrapped.expert(seed)
 
 
 def suite(name: str) -> tuple[str, ...]:

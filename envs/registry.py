@@ -1,58 +1,97 @@
 """The one dictionary of tasks. Anyone may register: the gymnasium id and the command line follow from it."""
 
 import difflib
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import gymnasium
 
 from envs.errors import EnvError
+from envs.task_env import TaskEnv
 
-TASKS: dict[str, type] = {}
+
+class TaskSpec(Protocol):
+    """What is registered: it makes environments of one task, and says beforehand what they give and take."""
+
+    def make(self, name: str, **options: Any) -> TaskEnv:
+        """options: `cameras`, `image_size` and `render_mode`, as `TaskEnv` takes them; all have defaults."""
+        ...
+
+    def contract_fields(self, image_size: int = ...) -> dict[str, Any]:
+        """As `envs.contract.build_contract` gives them. EnvError where a package that the task needs is missing."""
+        ...
+
+
+TASKS: dict[str, TaskSpec] = {}
 SUITES: dict[str, tuple[str, ...]] = {
     "tabletop": ("reach", "push", "pick_place", "stack", "open_drawer", "close_drawer", "press_button")
 }
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=TaskSpec)
 
 
 def register(name: str) -> Callable[[T], T]:
-    """Class decorator: `@register("pick_place")` adds the task and the gymnasium id `Tandem/PickPlace-v0`."""
+    """`register("mine")(spec)` adds a task and its gymnasium id; on a `Task` class it is a decorator:
+    `@register("pick_place")` adds `Tandem/PickPlace-v0`."""
 
-    def add(task: T) -> T:
+    def add(spec: T) -> T:
         if name in TASKS:
-            raise EnvError(f"task {name!r} is registered already, by {TASKS[name].__qualname__}; choose another name")
-        TASKS[name] = task
+            raise EnvError(f"task {name!r} is registered already, as {TASKS[name]!r}; choose another name")
+        TASKS[name] = spec
         gymnasium.register(gym_id(name), entry_point=lambda **options: make(name, **options))
-        return task
+        return spec
 
     return add
 
 
 def gym_id(name: str) -> str:
-    return f"Tandem/{''.join(word.capitalize() for word in name.split('_'))}-v0"
+    return f"Tandem/{''.join(word.capitalize() for word in re.split('[_-]', name))}-v0"
 
 
 def task_names() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
-def resolve(names: tuple[str, ...] | list[str] | str) -> tuple[str, ...]:
+def resolve(names: Sequence[str] | str) -> tuple[str, ...]:
     """Task or suite names -> task names; EnvError names the first unknown one."""
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         if name not in TASKS and name not in SUITES:
             close = difflib.get_close_matches(name, [*TASKS, *SUITES], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise EnvError(f"unknown task {name!r}{hint} Known: {', '.join([*TASKS, *SUITES])}")
+            raise EnvError(f"unknown task {name!r}{hint} Known: {_known()}")
         found += SUITES.get(name, (name,))
     return tuple(dict.fromkeys(found))
 
 
-def make(name: str, **options: Any) -> gymnasium.Env:
-    """`make("pick_place", cameras=("front", "wrist"), image_size=96)` -> a `TabletopEnv`."""
-    from envs.tabletop import TabletopEnv
+def _known() -> str:
+    """Every suite with its first tasks, then the tasks that are in none."""
+    suites = [f"{name} ({', '.join(tasks[:3])}, …)" for name, tasks in SUITES.items()]
+    return ", ".join([*suites, *(name for name in TASKS if not any(name in tasks for tasks in SUITES.values()))])
 
+
+def make(name: str, image_size: int | None = None, **options: Any) -> TaskEnv:
+    """`make("pick_place", cameras=("front", "wrist"), image_size=96)` -> its environment; no size: the task's own."""
     if name not in TASKS:
         resolve(name)
         raise EnvError(f"{name!r} is a suite; make one of its tasks: {', '.join(SUITES[name])}")
-    return TabletopEnv(name, TASKS[name](), **options)
+    return TASKS[name].make(name, **_size(image_size), **options)
+
+
+def contract_fields(names: Sequence[str] | str = "tabletop", image_size: int | None = None) -> dict[str, Any]:
+    """The contract that these tasks or suites share, with the tasks' own image size or another [pixels].
+
+    EnvError where two of them differ: one data set and one policy have one contract.
+    """
+    found = {task: TASKS[task].contract_fields(**_size(image_size)) for task in resolve(names)}
+    first, *others = found
+    for task in others:
+        if found[task] != found[first]:
+            raise EnvError(
+                f"{first!r} and {task!r} differ in robot, cameras, state or actions; record and train them apart"
+            )
+    return found[first]
+
+
+def _size(image_size: int | None) -> dict[str, int]:
+    return {} if image_size is None else {"image_size": image_size}

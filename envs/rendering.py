@@ -4,6 +4,7 @@ import atexit
 import os
 import weakref
 from functools import cache
+from typing import Protocol
 
 import mujoco
 import numpy as np
@@ -12,13 +13,27 @@ from envs.errors import EnvError
 
 _OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
 
-_LIVE: "weakref.WeakSet[mujoco.Renderer]" = weakref.WeakSet()
+_LIVE: "weakref.WeakSet[Closable]" = weakref.WeakSet()
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def close_at_exit(renderer: Closable) -> None:
+    """To be called after a context was made: mujoco ends EGL at exit, what is registered later runs before that."""
+    _LIVE.add(renderer)
+    _register_closing()
 
 
 @cache
-def _close_at_exit() -> None:
-    """Called after the first context was made: mujoco ends EGL at exit, what is registered later runs before that."""
-    atexit.register(lambda: [renderer.close() for renderer in list(_LIVE)])
+def _register_closing() -> None:
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for renderer in list(_LIVE):
+        renderer.close()
 
 
 class CameraRenderer:
@@ -33,8 +48,7 @@ class CameraRenderer:
                 f"cannot render: OpenGL backend {backend!r} failed ({error}); install libegl1 and libgl1-mesa-dri "
                 "(or libosmesa6 with MUJOCO_GL=osmesa), and run `tandem doctor`"
             ) from error
-        _LIVE.add(self._renderer)
-        _close_at_exit()
+        close_at_exit(self._renderer)
         for flag in _OFF:
             self._renderer.scene.flags[flag] = 0
 
@@ -45,3 +59,22 @@ class CameraRenderer:
 
     def close(self) -> None:
         self._renderer.close()
+
+
+class Cameras:
+    """Renderers of one model, made when an image of their size is first asked for."""
+
+    def __init__(self, model: mujoco.MjModel):
+        self.model = model
+        self._renderers: dict[int, CameraRenderer] = {}
+
+    def image(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3), RGB, row 0 at the top."""
+        if size not in self._renderers:
+            self._renderers[size] = CameraRenderer(self.model, size)
+        return self._renderers[size].image(data, camera)
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}

@@ -147,12 +147,17 @@ class Simulation:
         return np.concatenate(parts).astype(np.float32)
 
     def diverged(self) -> bool:
-        return any(w.number for w in self.data.warning) or not np.isfinite(self.data.qpos).all()
+        return diverged(self.data)
 
     def digest(self) -> str:
         """sha256 of the full state: equal states have equal digests."""
         content = self.data.qpos.tobytes() + self.data.qvel.tobytes() + self.data.ctrl.tobytes()
         return hashlib.sha256(content).hexdigest()
+
+
+def diverged(data: mujoco.MjData) -> bool:
+    """MuJoCo warned since the last reset of the data, or a position is not finite."""
+    return any(w.number for w in data.warning) or not np.isfinite(data.qpos).all()
 
 
 def rotate(rotation: np.ndarray, axis_angle: np.ndarray) -> np.ndarray:

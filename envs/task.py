@@ -4,10 +4,11 @@ A task file holds one subclass of `Task`, registered by a decorator. Helpers her
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from envs import tabletop
 from envs.entities import sample_colours
 from envs.errors import EnvError
 from envs.scene import OBJECTS
@@ -21,7 +22,7 @@ TABLE = np.array([[0.36, -0.23], [0.60, 0.23]])  # where things stand: corners (
 
 
 class Task:
-    """Subclasses set the class variables and define `place`, `success`, `reward`."""
+    """Subclasses set the class variables and define `place`, `success`, `reward`. The class is a `TaskSpec`."""
 
     fixtures: ClassVar[tuple[str, ...]]  # see envs.scene.compile_scene
     templates: ClassVar[tuple[str, ...]]  # paraphrases, with {object} and, for two objects, {other}
@@ -30,6 +31,14 @@ class Task:
     picks_object: ClassVar[bool] = True  # the instruction decides which object is meant
     shapes: ClassVar[tuple[str, ...]] = ("cube", "cylinder", "ball")
     destination: ClassVar[str | None] = None  # entity where the object goes
+
+    @classmethod
+    def make(cls, name: str, **options: Any) -> tabletop.TabletopEnv:
+        return tabletop.TabletopEnv(name, cls(), **options)
+
+    @staticmethod
+    def contract_fields(image_size: int = 96) -> dict[str, Any]:
+        return tabletop.contract_fields(image_size)
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         sim.clear()

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import envs
+from data.contract import Contract
 from planner.search import rank
-from policy.bundle import Bundle
+from policy.bundle import Bundle, agree
 from policy.limiter import ActionLimiter
 
 
@@ -40,10 +42,13 @@ class TandemAgent:
         self.bundle, self.runtime = bundle, runtime
         self.model = bundle.model.eval()
         self.sizes = bundle.config.sizes
+        self.image_size: int | None = self.sizes.image_size
         self.reset("", 0)
 
     def bind(self, env: Any) -> None:
-        """Nothing to bind: the agent sees observations only."""
+        """The agent sees observations only; they must be those that it was trained on."""
+        fields = envs.contract_fields(env.unwrapped.name, env.unwrapped.image_size)
+        agree(self.bundle.contract, Contract.from_fields(fields))
 
     def reset(self, instruction: str, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """What can drive an environment: a trained checkpoint, the scripted expert, or chance. All share `reset` and `act`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,13 +10,14 @@ import numpy as np
 import envs
 from data.contract import Contract
 from policy.agent import Runtime, TandemAgent
-from policy.bundle import Bundle
+from policy.bundle import Bundle, stored_config
 from policy.errors import PolicyError
 
 MODES = ("hierarchical", "flat")
 
 
 class Agent(Protocol):
+    image_size: int | None  # of the images that it sees [pixels]; None: whatever the task gives
     trace: list[dict[str, Any]]  # per step: subtask, progress, replanned, planner_ms, controller_ms, pictures
     events: Counter[str]
 
@@ -33,9 +35,11 @@ class AgentSpec:
     runtime: Runtime = field(default_factory=Runtime)
 
 
-def load_agent(spec: AgentSpec) -> Agent:
+def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:
+    """tasks: those that it will act in: their contract is compared before any weight is loaded. `bind` compares too."""
     if spec.kind == "checkpoint":
-        contract = Contract.from_fields(envs.contract_fields())
+        size = stored_config(spec.checkpoint).sizes.image_size
+        contract = Contract.from_fields(envs.contract_fields(tasks, size)) if tasks else None
         return TandemAgent(Bundle.load(spec.checkpoint, expect=contract), spec.runtime)
     if spec.kind not in ("expert", "random"):
         raise PolicyError(f"unknown agent {spec.kind!r}; known: checkpoint, expert, random")
@@ -44,6 +48,8 @@ def load_agent(spec: AgentSpec) -> Agent:
 
 class ExpertAgent:
     """The task's script, from simulator state: the upper end of every table."""
+
+    image_size: int | None = None
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
@@ -65,6 +71,8 @@ class ExpertAgent:
 
 class RandomAgent:
     """Uniform actions: the lower end."""
+
+    image_size: int | None = None
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []

@@ -41,10 +41,8 @@ class Bundle:
         checkpoint.verify(folder)
         contract = Contract.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/contract.json")))
         if expect is not None:
-            contract.only("image", "state", "action", "text").check(
-                expect.only("image", "state", "action", "text"), "the environment"
-            )
-        config = ModelConfig.from_json(checkpoint.read_json(folder, f"{PRETRAINED}/config.json"))
+            agree(contract, expect)
+        config = stored_config(folder)
         normalizer = Normalizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/normalizer.json")))
         tokenizer = WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/tokenizer.json")))
         model = Tandem(config)
@@ -123,6 +121,17 @@ class Bundle:
         """Goal tokens (1, K, D) -> what they look like, uint8 (h, w, 3)."""
         image = self.model.decoder(goal)[0].clamp(0, 1)
         return (image.permute(1, 2, 0) * 255).byte().numpy()
+
+
+def agree(policy: Contract, environment: Contract) -> None:
+    """DataError where what a policy sees and does is not what the environment gives and takes."""
+    roles = ("image", "state", "action", "text")
+    policy.only(*roles).check(environment.only(*roles), "the environment")
+
+
+def stored_config(path: str | Path) -> ModelConfig:
+    """Sizes of the policy in a checkpoint, without its weights."""
+    return ModelConfig.from_json(checkpoint.read_json(checkpoint.resolve(path), f"{PRETRAINED}/config.json"))
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: Path) -> None:

@@ -69,8 +69,9 @@ class ActLearner:
         }
         referents, named = self.model.grounding(sample["instruction"], scene.z)
         parts = {"flow": self.model.controller.loss(sample, scene.z, referents, goal, has_goal)}
-        if self.privileged:
+        if "referents" in self.privileged:
             parts["grounding"] = grounding_loss(named, batch["columns"]["referents"])
+        if self.bundle.config.entities:
             keypoints, entities = self.bundle.entity_targets(batch["columns"])
             parts |= keypoint_loss(scene, keypoints)
             parts["way"] = way_loss(scene, entities, self.bundle.hand(batch["state"]))

@@ -67,8 +67,8 @@ class Outcome:
 
 
 @lru_cache(maxsize=8)
-def _environment(task: str) -> Any:
-    return envs.make(task)
+def _environment(task: str, image_size: int | None) -> Any:
+    return envs.make(task, image_size)
 
 
 @lru_cache(maxsize=4)
@@ -82,7 +82,8 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     torch.set_num_threads(1)
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=episode.mode))
-    return run_episode(_environment(episode.task), _agent(spec), episode)
+    agent = _agent(spec)
+    return run_episode(_environment(episode.task, agent.image_size), agent, episode)
 
 
 Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step

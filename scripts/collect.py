@@ -3,11 +3,13 @@
 The bytes on disk do not depend on the number of workers. An episode that fails is counted, reported and left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from tqdm import tqdm
 
 import envs
@@ -26,10 +28,12 @@ SETTLE = 6
 
 @dataclass(frozen=True)
 class Args:
-    tasks: tuple[str, ...] = ("tabletop",)  # task or suite names
+    # task or suite names
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--suite"])] = ("tabletop",)
     episodes: int = 100  # successful demonstrations per task
     first_seed: int = 0  # seeds first_seed, first_seed + 1, … per task; evaluation uses seeds from 1,000,000
-    output: Path = Path("datasets/tabletop")  # folder of the data set
+    output: Path | None = None  # folder of the data set; default: datasets/<first of the tasks>
+    image_size: int | None = None  # side of the square images in pixels; default: the tasks' own
     mode: Literal["image", "video"] = "image"  # PNG frames, lossless; or H.264, smaller
     workers: int = 2  # processes
     resume: bool = False  # continue the data set in `output`
@@ -41,26 +45,31 @@ class Job:
     task: str
     seed: int
     mode: str
+    image_size: int | None
 
 
 def resolve(args: Args) -> dict[str, Any]:
-    return {"tasks": envs.resolve(args.tasks), "contract": Contract.from_fields(envs.contract_fields()).digest()}
+    return {"tasks": envs.resolve(args.tasks), "contract": _contract(args.tasks, args.image_size).digest()}
 
 
 def main(args: Args) -> int:
     tasks = envs.resolve(args.tasks)
     if args.episodes < 1:
         raise UserError(f"--episodes is {args.episodes}; ask for at least 1")
-    contract = Contract.from_fields(envs.contract_fields())
-    failed = 0
-    with Recorder(args.output, contract, mode=args.mode, resume=args.resume) as recorder:
-        have = _recorded(args.output) if args.resume else {}
+    contract = _contract(tasks, args.image_size)
+    output, failed = args.output or Path("datasets") / args.tasks[0], 0
+    with Recorder(output, contract, mode=args.mode, resume=args.resume) as recorder:
+        have = _recorded(output) if args.resume else {}
         with progress_bar(total=len(tasks) * args.episodes, unit="episode", desc="collect") as bar:
             bar.update(sum(min(args.episodes, len(have.get(task, ()))) for task in tasks))
             for task in tasks:
                 failed += _collect_task(task, args, recorder, have.get(task, []), bar)
-    print(f"{recorder_summary(args.output)} in {args.output}; {failed} failed attempts left out")
+    print(f"{recorder_summary(output)} in {output}; {failed} failed attempts left out")
     return 0
+
+
+def _contract(tasks: Sequence[str], image_size: int | None) -> Contract:
+    return Contract.from_fields(envs.contract_fields(tasks, image_size))
 
 
 def recorder_summary(root: Path) -> str:
@@ -81,7 +90,7 @@ def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], ba
     seed = max(have, default=args.first_seed - 1) + 1
     while done < args.episodes:
         wanted = args.episodes - done
-        jobs = [Job(task, seed + i, args.mode) for i in range(wanted)]
+        jobs = [Job(task, seed + i, args.mode, args.image_size) for i in range(wanted)]
         seed += wanted
         waiting: dict[int, EncodedEpisode | Crash | None] = {}
         position = 0
@@ -104,16 +113,16 @@ def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], ba
 
 
 @lru_cache(maxsize=1)
-def _environment(task: str) -> Any:
-    return envs.make(task)
+def _environment(task: str, image_size: int | None) -> Any:
+    return envs.make(task, image_size)
 
 
 def record(job: Job) -> EncodedEpisode | None:
     """One expert episode, or None where the expert failed. Runs in a worker."""
-    env = _environment(job.task)
+    env = _environment(job.task, job.image_size)
     obs, _ = env.reset(seed=job.seed)
     instruction, expert = obs["task"], envs.expert(env, job.seed)
-    encoder = EpisodeEncoder(Contract.from_fields(envs.contract_fields()), job.mode)
+    encoder = EpisodeEncoder(_contract((job.task,), job.image_size), job.mode)
     left, succeeded = SETTLE, False
     for step in range(env.unwrapped.horizon):
         action, subtask, perturbed = expert.act()

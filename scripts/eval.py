@@ -67,7 +67,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
             f"output folder {folder} holds an evaluation; pass --resume to continue it or choose another --output"
         )
     if args.agent == "checkpoint":
-        _preflight(spec)
+        _preflight(spec, tasks)
     outcomes = _evaluate(args, spec, tasks, modes, folder)
     results: dict[str, Any] = {
         "manifest": manifest(
@@ -129,11 +129,11 @@ def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
     return tuple(checkpoint.read_json(Path(spec.checkpoint), "pretrained_model/train_config.json")["tasks"])
 
 
-def _preflight(spec: AgentSpec) -> None:
+def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
     """Loads the policy once here, so that a bad checkpoint is one line and not a worker's traceback."""
     from policy.agents import load_agent
 
-    load_agent(spec)
+    load_agent(spec, tasks)
 
 
 def _command() -> str:

@@ -1,7 +1,7 @@
 """Frames of a watched episode, and H.264 files from frames.
 
-Layout of a frame, 768 x 384: the front camera, large; beside it what the wrist sees, what the policy sees (96 pixels),
-the decoded subgoal, and the future that the world model imagines for the chunk being executed.
+Layout of a frame, 768 x 384: the first camera, large; beside it what the last one sees, what the policy sees (in few
+pixels), the decoded subgoal, and the future that the world model imagines for the chunk being executed.
 """
 
 import io
@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 LARGE, SMALL = 384, 192  # pixels
-CAPTIONS = ("front camera", "wrist · subgoal", "policy's view · imagined future")
 
 
 class Film:
@@ -22,6 +21,7 @@ class Film:
 
     def __init__(self) -> None:
         self.frames: list[np.ndarray] = []
+        self.captions: tuple[str, ...] = ()
         self.entries: list[dict[str, Any]] = []
         self._goal = self._future = np.zeros((SMALL, SMALL, 3), np.uint8)
 
@@ -31,10 +31,12 @@ class Film:
             self._goal = _scaled(entry["goal_image"])
         if entry["future_image"] is not None:
             self._future = _scaled(entry["future_image"])
-        wrist = _scaled(inner.render_camera("wrist", SMALL))
-        seen = _scaled(inner.render_camera("front", inner.image_size))
-        side = np.vstack([np.hstack([wrist, seen]), np.hstack([self._goal, self._future])])
-        self.frames.append(np.hstack([inner.render_camera("front", LARGE), side]))
+        first, last = inner.known_cameras[0], inner.known_cameras[-1]
+        self.captions = (f"{first} camera", f"{last} · subgoal", "policy's view · imagined future")
+        near = _scaled(inner.render_camera(last, SMALL))
+        seen = _scaled(inner.render_camera(first, inner.image_size))
+        side = np.vstack([np.hstack([near, seen]), np.hstack([self._goal, self._future])])
+        self.frames.append(np.hstack([inner.render_camera(first, LARGE), side]))
         self.entries.append({key: entry[key] for key in ("subtask", "progress", "replanned")})
 
 

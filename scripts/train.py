@@ -16,7 +16,7 @@ from scripts import collect
 
 @dataclass(frozen=True)
 class Args:
-    preset: str = "tabletop"  # debug, demo, tabletop or tabletop-hybrid
+    preset: str = "tabletop"  # debug, demo, tabletop, tabletop-hybrid, mt10 or mt50
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
     resume: bool = False  # continue the run in --output
@@ -61,5 +61,7 @@ def ensure_data(recipe: Recipe) -> Path:
     """The preset's demonstrations, recorded where they are not complete yet."""
     folder = Path("datasets") / recipe.name
     started = (folder / "meta" / "info.json").exists()
-    collect.main(collect.Args(recipe.tasks, recipe.episodes, output=folder, resume=started))
+    collect.main(
+        collect.Args(recipe.tasks, recipe.episodes, output=folder, image_size=recipe.sizes.image_size, resume=started)
+    )
     return folder

@@ -18,7 +18,7 @@ from policy.evaluate import resolve_tasks
 from policy.rollout import Episode, Outcome, run_episode
 from policy.run import default_output
 from scripts.errors import UserError
-from scripts.film import CAPTIONS, Film, encode, save
+from scripts.film import Film, encode, save
 from scripts.manifest import manifest
 
 PAGE = Path(__file__).parent / "report" / "page.html"
@@ -40,6 +40,7 @@ class Args:
 class Clip:
     outcome: Outcome
     film: Film
+    fps: int
     video: bytes
     command: str
 
@@ -56,10 +57,10 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
     if (folder / "report.html").exists():
         raise UserError(f"{folder}/report.html exists; choose another --output")
-    agent = load_agent(spec)
+    agent = load_agent(spec, tasks)
     clips = []
     for task in tasks:
-        env = envs.make(task)
+        env = envs.make(task, agent.image_size)
         for seed in range(args.first_seed, args.first_seed + args.episodes):
             clips.append(_watch(env, agent, Episode(task, seed, args.runtime.mode), args))
             save(clips[-1].video, folder / f"{task}_{seed}.mp4")
@@ -89,7 +90,8 @@ def _watch(env: Any, agent: Any, episode: Episode, args: Args) -> Clip:
     outcome = run_episode(env, agent, episode, film)
     who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
     command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    return Clip(outcome, film, encode(film.frames, env.metadata["render_fps"]), command + _changed(args.runtime))
+    rate = env.metadata["render_fps"]
+    return Clip(outcome, film, rate, encode(film.frames, rate), command + _changed(args.runtime))
 
 
 def _changed(runtime: Runtime) -> str:
@@ -138,10 +140,10 @@ def card(clip: Clip) -> str:
     o, steps = clip.outcome, len(clip.film.frames)
     video = base64.b64encode(clip.video).decode()
     badge = '<span class="badge yes">success</span>' if o.success else '<span class="badge no">no success</span>'
-    return f"""<article data-steps="{steps}" data-fps="20">
+    return f"""<article data-steps="{steps}" data-fps="{clip.fps}">
 <header><h2>{html.escape(o.told)}</h2>{badge}<span class="small">{o.task}, seed {o.seed}, {steps} steps</span></header>
 <video controls muted loop playsinline src="data:video/mp4;base64,{video}"></video>
-<div class="captions">{"".join(f"<span>{c}</span>" for c in CAPTIONS)}</div>
+<div class="captions">{"".join(f"<span>{c}</span>" for c in clip.film.captions)}</div>
 <div class="thought"></div>
 <div class="timeline">{timeline(clip.film.entries)}<i></i></div>
 {progress_curve([e["progress"] for e in clip.film.entries])}

@@ -17,12 +17,14 @@ def measure(args: Args) -> dict[str, Any]:
     import torch
 
     import envs
+    from policy import checkpoint
     from policy.agent import Runtime, TandemAgent
     from policy.bundle import Bundle
 
     torch.set_num_threads(1)
     bundle = Bundle.load(args.checkpoint)
-    environment = envs.make("pick_place")
+    trained_on = checkpoint.read_json(checkpoint.resolve(args.checkpoint), "pretrained_model/train_config.json")
+    environment = envs.make(envs.resolve(trained_on["tasks"])[0], bundle.sizes.image_size)
     obs, _ = environment.reset(seed=0)
     agent = TandemAgent(bundle, Runtime(execute=1))
     times: dict[str, list[float]] = {"controller_ms": [], "planner_ms": []}

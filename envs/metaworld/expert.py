@@ -1,0 +1,48 @@
+"""Meta-World's scripts as experts, and what they are doing in words.
+
+The scripts do not say which stage they are in, so it is read from what they do, alike for all tasks:
+    "reach the puck"             until the gripper closes more than it did at first, or the thing has moved
+    "grasp the puck"             until the thing has moved
+    "push the puck to the goal"  then: the instruction itself
+A stage is never left for an earlier one. Where nothing moves but the hand (`reach`), the first stage is all there is.
+Things may still be falling into place when an episode starts: what moves far from the hand does not count.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from envs.metaworld.env import MetaWorldEnv
+
+MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
+NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it
+CLOSING = 0.1  # rise of the gripper's command over the first one
+
+
+class MetaWorldExpert:
+    """An `envs.Script`; made after a reset, for one episode."""
+
+    def __init__(self, env: "MetaWorldEnv"):
+        from metaworld.policies import ENV_POLICY_MAP
+
+        self._env, self._script = env, ENV_POLICY_MAP[env.title]()
+        self._place = env.full[4:7].copy()  # of the thing that is handled first, until the hand is near
+        self._gripper: float | None = None  # first command
+        self._stage = 0
+
+    def act(self) -> tuple[np.ndarray, str, bool]:
+        """-> action float32 (4,), clipped as it is executed; subtask; False: nothing is perturbed."""
+        wanted = self._script.get_action(self._env.full.copy())  # a copy: some scripts write into what they read
+        action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
+        return action, self._subtask(float(action[3])), False
+
+    def _subtask(self, gripper: float) -> str:
+        self._gripper = gripper if self._gripper is None else self._gripper
+        hand, thing = self._env.full[:3], self._env.full[4:7]
+        if self._stage == 0 and np.linalg.norm(hand - thing) > NEAR:
+            self._place = thing.copy()
+        moved = bool(np.linalg.norm(thing - self._place) > MOVED)
+        self._stage = max(self._stage, 2 * moved, int(gripper > self._gripper + CLOSING))
+        instruction, name = self._env.words
+        return (f"reach the {name}", f"grasp the {name}", instruction)[self._stage]

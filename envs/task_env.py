@@ -1,0 +1,115 @@
+"""What recording, training, evaluation and films ask of an environment, beside gymnasium's own interface.
+
+Observation, with the keys and shapes that the task's contract promises:
+    observation.images.<camera>   uint8 (size, size, 3)   RGB, row 0 at the top
+    observation.state             float32 (S,)            proprioception
+    task                          str                     the instruction
+Action: float32 (A,) in [-1, 1]. An episode terminates on success and is truncated at the horizon; `info` of every step
+holds "success" and "sim_error" (the simulation broke: neither a success nor the policy's fault).
+Equal seeds give equal episodes, bit for bit, in any process.
+"""
+
+import hashlib
+import string
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.errors import EnvError
+
+CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
+
+
+class Script(Protocol):
+    """A scripted expert, which acts from the simulator's state; made after a reset, for one episode."""
+
+    def act(self) -> tuple[np.ndarray, str, bool]:
+        """-> action float32 (A,) in [-1, 1]; what it is doing, in words; was the action perturbed on purpose."""
+        ...
+
+
+class TaskEnv(gymnasium.Env):
+    """Subclasses add `reset`, `step`, `render_camera` and `first_state_digest`."""
+
+    def __init__(
+        self,
+        name: str,
+        cameras: tuple[str, ...],
+        known_cameras: tuple[str, ...],
+        image_size: int,
+        horizon: int,
+        state_range: tuple[np.ndarray, np.ndarray],
+        actions: int,
+        render_mode: str | None = "rgb_array",
+    ):
+        """name: under which it is registered; cameras: those in the observation, of `known_cameras`; horizon: steps;
+        state_range: lowest and highest proprioception, float32 (S,) each; actions: A; render_mode: "rgb_array" or None.
+        """
+        if render_mode not in (None, "rgb_array"):
+            raise EnvError(f"unknown render_mode {render_mode!r} for task {name!r}; known: 'rgb_array'")
+        unknown = sorted(set(cameras) - set(known_cameras))
+        if unknown:
+            raise EnvError(f"unknown camera {unknown[0]!r} for task {name!r}; known: {', '.join(known_cameras)}")
+        self.name, self.cameras, self.known_cameras = name, tuple(cameras), known_cameras
+        self.image_size, self.horizon, self.render_mode = image_size, horizon, render_mode
+        self.instruction = ""  # `reset` sets it
+        image = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = spaces.Dict(
+            {f"observation.images.{camera}": image for camera in self.cameras}
+            | {
+                "observation.state": spaces.Box(*state_range, dtype=np.float32),
+                "task": spaces.Text(max_length=128, min_length=0, charset=CHARACTERS),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+
+    def render_camera(self, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3), whatever the observation's size."""
+        raise NotImplementedError
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        return self.render_camera(self.known_cameras[0], 480)
+
+    def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and the instruction; equal seeds give equal digests."""
+        raise NotImplementedError
+
+    def expert(self, seed: int) -> Script:
+        raise EnvError(f"task {self.name!r} has no scripted expert; evaluate a policy on it, or choose another task")
+
+    def privileged(self) -> dict[str, np.ndarray]:
+        """What only a simulator knows, by key of the contract; recorded for training, never part of an observation."""
+        return {}
+
+    def wrong_instruction(self) -> str | None:
+        """A true sentence about something else in this scene; None where there is none."""
+        return None
+
+    def images(self) -> dict[str, np.ndarray]:
+        """The observation's images."""
+        return {f"observation.images.{c}": self.render_camera(c, self.image_size) for c in self.cameras}
+
+    def checked(self, action: np.ndarray) -> np.ndarray:
+        """The action as float32 (A,); EnvError where its shape is wrong or it is not finite."""
+        action, shape = np.asarray(action, np.float32), self.action_space.shape
+        if action.shape != shape:
+            raise EnvError(f"action of task {self.name!r} has shape {action.shape}; expected {shape}")
+        if not np.isfinite(action).all():
+            raise EnvError(f"action of task {self.name!r} is not finite: {action.tolist()}")
+        return action
+
+
+def digest(*parts: np.ndarray | str) -> str:
+    """sha256 over arrays and words, in this order."""
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part.encode() if isinstance(part, str) else part.tobytes())
+    return content.hexdigest()
+
+
+def told(options: dict[str, Any] | None, instruction: str) -> str:
+    """What the agent is told: `reset`'s options {"instruction": str} change that, not what counts as success."""
+    override = (options or {}).get("instruction")
+    return instruction if override is None else str(override)
