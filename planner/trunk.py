@@ -7,8 +7,11 @@ from dataclasses import dataclass
 class Trunk:
     """Fields as in backbone.stack.StackConfig; `mtp` is the depth of multi-token prediction on the subtask's words."""
 
-    pattern: str = "gated gated gated"
+    pattern: str = "gdn gdn gdn gated"
     ffn: str = "moe"
-    streams: int = 1
-    engram: tuple[int, ...] = ()
-    mtp: int = 0
+    streams: int = 2
+    engram: tuple[int, ...] = (1,)
+    mtp: int = 1
+
+
+ATTENTION = Trunk("gated gated gated", streams=1, engram=(), mtp=0)  # what System 2 began with, for comparison

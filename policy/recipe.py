@@ -9,7 +9,7 @@ of `think` is cheap, and the labels of a frozen encoder do not move.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from planner.trunk import Trunk
+from planner.trunk import ATTENTION, Trunk
 from policy.errors import PolicyError
 
 
@@ -76,10 +76,9 @@ def tabletop() -> Recipe:
     return Recipe("tabletop", ("tabletop",), 100, Stage(steps=5200), Stage(steps=1000))
 
 
-def tabletop_hybrid() -> Recipe:
-    """`tabletop`, and System 2 thinks with linear layers, two residual streams, an n-gram memory, and words ahead."""
-    trunk = Trunk("gdn gdn gdn gated", streams=2, engram=(1,), mtp=1)
-    return replace(tabletop(), name="tabletop-hybrid", sizes=Sizes(planner=trunk))
+def tabletop_attention() -> Recipe:
+    """`tabletop`, and System 2 thinks with attention alone: what docs/backbone.md compares with."""
+    return replace(tabletop(), name="tabletop-attention", sizes=Sizes(planner=ATTENTION))
 
 
 def mt10() -> Recipe:
@@ -97,7 +96,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "debug": debug,
     "demo": demo,
     "tabletop": tabletop,
-    "tabletop-hybrid": tabletop_hybrid,
+    "tabletop-attention": tabletop_attention,
     "mt10": mt10,
     "mt50": mt50,
 }

@@ -16,7 +16,7 @@ from scripts import collect
 
 @dataclass(frozen=True)
 class Args:
-    preset: str = "tabletop"  # debug, demo, tabletop, tabletop-hybrid, mt10 or mt50
+    preset: str = "tabletop"  # debug, demo, tabletop, tabletop-attention, mt10 or mt50
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
     resume: bool = False  # continue the run in --output

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from planner.trunk import Trunk
+from planner.trunk import ATTENTION
 from policy import checkpoint
 from policy.errors import PolicyError
 from policy.run import Run
@@ -17,9 +17,8 @@ def weights(folder):
     return load_file(folder / "pretrained_model" / "model.safetensors")
 
 
-def hybrid(recipe):
-    trunk = Trunk("gdn gated", streams=2, engram=(1,), mtp=1)
-    return replace(recipe, sizes=replace(recipe.sizes, planner=trunk))
+def thinking_with_attention(recipe):
+    return replace(recipe, sizes=replace(recipe.sizes, planner=ATTENTION))
 
 
 def test_taking_a_stage_over_equals_training_it(frames, recipe, trained, tmp_path):
@@ -30,7 +29,7 @@ def test_taking_a_stage_over_equals_training_it(frames, recipe, trained, tmp_pat
 
 
 def test_another_system_2_sees_with_the_same_eyes(frames, recipe, trained, tmp_path):
-    forked = train(hybrid(recipe), frames, tmp_path / "run", act_from=trained)
+    forked = train(thinking_with_attention(recipe), frames, tmp_path / "run", act_from=trained)
     end = trained / "checkpoints" / f"{recipe.act.steps:06d}"
     before, after = weights(end), weights(forked)
     frozen = [key for key in before if key.split(".")[0] in ("encoder", "read_out", "grounding")]

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from planner.system2 import System2, System2Config, with_eos
 from planner.tokenizer import BOS, EOS, PAD
-from planner.trunk import Trunk
+from planner.trunk import ATTENTION, Trunk
 
+PLAIN = replace(ATTENTION, pattern="gated gated")
 CFG = System2Config(
     width=48, words=12, instruction_length=6, subtask_length=5, goal_tokens=2, ticks=3, tick_tokens=2, heads=4,
-    trunk=Trunk("gated gated"),
+    trunk=PLAIN,
 )  # fmt: skip
 B, N, R = 12, 7, 2
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -59,11 +60,12 @@ def think(model: System2, batch: dict[str, Tensor]):
 
 
 TRUNKS = {
-    "attention": Trunk("gated gated"),
-    "dense": Trunk("gated gated", ffn="mlp"),
-    "streams": Trunk("gated gated", streams=2),
-    "memory": Trunk("gated gated", engram=(1,)),
-    "linear": Trunk("gdn gdn"),
+    "attention": PLAIN,
+    "dense": replace(PLAIN, ffn="mlp"),
+    "streams": replace(PLAIN, streams=2),
+    "memory": replace(PLAIN, engram=(1,)),
+    "linear": replace(PLAIN, pattern="gdn gdn"),
+    "default": Trunk(),
     "everything": Trunk("gdn dsa", streams=2, engram=(1,), mtp=1),
 }
 

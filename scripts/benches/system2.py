@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.trunk import Trunk
+from planner.trunk import ATTENTION, Trunk
 from scripts.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from planner.system2 import System2
     from policy.learn_think import ThinkLearner
 
-PLAIN = Trunk("gated gated gated gated", streams=1, engram=(), mtp=0)
+PLAIN = replace(ATTENTION, pattern="gated gated gated gated")
 TRUNKS = {
     "attention": PLAIN,
-    "attention, 3 layers": replace(PLAIN, pattern="gated gated gated"),
+    "attention, 3 layers": ATTENTION,
     "dense": replace(PLAIN, ffn="mlp"),  # no mixture of experts
     "linear, 3 of 4": replace(PLAIN, pattern="gdn gdn gdn gated"),
     "two streams": replace(PLAIN, streams=2),
     "memory": replace(PLAIN, engram=(1,)),
     "words ahead": replace(PLAIN, mtp=1),
-    "all": Trunk("gdn gdn gdn gated", streams=2, engram=(1,), mtp=1),
+    "all": Trunk(),
 }
 EVERY = 5  # of so many episodes, one is held out
 
