@@ -50,7 +50,7 @@ def _grid(rows: dict[str, dict[str, Any]], title: str) -> list[str]:
 def _value(key: str, value: Any) -> str:
     if not _is_summary(value):
         return _number(key, value)
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}], n = {value['n']}"
+    return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}], n = {value['n']}"
 
 
 def _task_table(per_task: dict[str, dict[str, Any]]) -> list[str]:

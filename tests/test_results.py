@@ -27,8 +27,8 @@ def test_a_group_within_numbers_gets_its_own_table() -> None:
 
 
 def test_intervals_are_shown_with_their_mean() -> None:
-    text = rendered({"loss": {"mean": 1.0, "low": 0.5, "high": 1.5, "n": 3}})
-    assert "| loss | 1.000 [0.500, 1.500], n = 3 |" in text
+    text = rendered({"loss": {"mean": 0.01234, "low": 0.5, "high": 1.5, "n": 3}})
+    assert "| loss | 0.01234 [0.5, 1.5], n = 3 |" in text
 
 
 def test_commands_add_to_a_file_without_erasing_what_others_measured(tmp_path) -> None:
