@@ -61,8 +61,9 @@ def yarn(f: Fields) -> Yarn | None:
         f.demand(rope.get(name, only) == only, "rope_parameters", f"{name} = {only}")
     given = bool(rope.get("mscale")) + bool(rope.get("mscale_all_dim"))
     f.demand(given != 1, "rope_parameters", "mscale and mscale_all_dim both, or neither")
-    original = rope.get("original_max_position_embeddings")
-    f.demand(original is not None, "rope_parameters", "YaRN with original_max_position_embeddings")
+    known = "original_max_position_embeddings"
+    f.demand(rope.get(known) is not None, "rope_parameters", f"YaRN with {known}")
+    original = rope[known]
     return Yarn(
         factor=rope.get("factor") or f["max_position_embeddings"] / original,
         original=original,
