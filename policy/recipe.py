@@ -67,8 +67,8 @@ def debug() -> Recipe:
 def demo() -> Recipe:
     """Three tasks in under 15 minutes on two cores, from recording to the report."""
     tasks = ("reach", "pick_place", "open_drawer")
-    act = Stage(steps=2300, batch=32, warmup=50)  # narrow model, small batch: more steps in the time
-    return Recipe("demo", tasks, 240, act, Stage(steps=220, warmup=20, ema=0.99), Sizes(width=128))
+    act = Stage(steps=2200, batch=32, warmup=50)  # narrow model, small batch: more steps in the time
+    return Recipe("demo", tasks, 240, act, Stage(steps=180, warmup=20, ema=0.99), Sizes(width=128))
 
 
 def tabletop() -> Recipe:
