@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
+PAGES = (":(exclude)docs", ":(exclude)README.md")
 PACKAGES = ("tandem-vla", "torch", "mujoco", "numpy", "gymnasium", "mink", "daqp", "diffusers", "tokenizers")
 
 
@@ -26,13 +28,15 @@ def manifest(**more: Any) -> dict[str, Any]:
     } | more
 
 
-def code_version() -> str:
-    """The commit, with "+changes" where the checkout differs from it; outside a checkout the package's version."""
-    root = Path(__file__).parent.parent
+def code_version(root: Path = ROOT) -> str:
+    """The commit, with "+changes" where the checkout's code differs from it; outside a checkout the package's version.
+
+    Pages do not count: publishing one figure must not make the next look as if it came from other code.
+    """
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")) != root:
             return _version("tandem-vla")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *PAGES)
         return _git(root, "rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return _version("tandem-vla")

@@ -1,8 +1,10 @@
 """Laws of result files and pages: every number appears, tables nest, several commands may fill one file."""
 
 import json
+import subprocess
 import xml.etree.ElementTree as ElementTree
 
+from scripts.manifest import code_version
 from scripts.plot import curves
 from scripts.results import add_to_result
 from scripts.tables import render
@@ -49,3 +51,19 @@ def test_a_plot_has_a_line_for_every_curve_inside_its_frame() -> None:
         assert all(0 <= u <= float(svg.attrib["width"]) and 0 <= v <= float(svg.attrib["height"]) for u, v in points)
     rising = [float(point.split(",")[1]) for point in lines[0].attrib["points"].split()]
     assert rising[1] < rising[0]  # up is up
+
+
+def test_the_code_version_notes_changed_code_and_not_changed_pages(tmp_path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "docs").mkdir()
+    for name in ("code.py", "README.md", "docs/page.md"):
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    for name, marked in (("README.md", False), ("docs/page.md", False), ("code.py", True)):
+        (tmp_path / name).write_text("2")
+        assert code_version(tmp_path).endswith("+changes") == marked
