@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbone.feed_forward import swiglu
 from backbone.norms import RMSNorm
 
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, N, D / heads)
@@ -76,14 +77,19 @@ class DiTBlock(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # bf16 attention is 3x slower than fp32 backward on CPUs
             attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         x = x + self.norms[1](self.out(attended.transpose(1, 2).flatten(2)), g1.tanh())
-        gate, up = self.up(self.norms[2](x, 1 + s2)).chunk(2, dim=-1)
-        x = x + self.norms[3](self.down(F.silu(gate) * up), g2.tanh())
+        x = x + self.norms[3](self._feed_forward(self.norms[2](x, 1 + s2)), g2.tanh())
         return x, (k, v)
 
     def key_value(self, x: Tensor, c: Tensor) -> KeyValue:
         """What `forward` returns as (k, v), alone."""
         s1 = self.modulation(c).chunk(4, dim=-1)[0]
         return self._project(self.norms[0](x, 1 + s1))[1:]
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):  # casts whole parameters once a step, and views every time
+            gate, up = self.up(x).chunk(2, dim=-1)
+            return self.down(F.silu(gate) * up)
+        return swiglu(x, *self.up.weight.chunk(2), self.down.weight)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, N, D = x.shape

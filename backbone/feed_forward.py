@@ -23,12 +23,17 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
-        flat, weights = x.reshape(-1, x.shape[-1]), (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        if torch.is_autocast_enabled(x.device.type):  # which does not reach into an autograd node
-            return _swiglu(x, *weights)
-        if torch.is_grad_enabled():
-            return _SwiGLU.apply(flat, *weights).view_as(x)
-        return torch.cat([_swiglu(rows, *weights) for rows in flat.split(TILE)]).view_as(x)
+        return swiglu(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """x (..., D), gate and up (hidden, D), down (D, hidden) -> (..., D)."""
+    if torch.is_autocast_enabled(x.device.type):  # which does not reach into an autograd node
+        return _swiglu(x, gate, up, down)
+    flat = x.reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled():
+        return _SwiGLU.apply(flat, gate, up, down).view_as(x)
+    return torch.cat([_swiglu(rows, gate, up, down) for rows in flat.split(TILE)]).view_as(x)
 
 
 def _swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
