@@ -89,7 +89,8 @@ class DiTBlock(nn.Module):
         if torch.is_autocast_enabled(x.device.type):  # casts whole parameters once a step, and views every time
             gate, up = self.up(x).chunk(2, dim=-1)
             return self.down(F.silu(gate) * up)
-        return swiglu(x, *self.up.weight.chunk(2), self.down.weight)
+        gate, up = self.up.weight.chunk(2)
+        return swiglu(x, gate, up, self.down.weight)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, N, D = x.shape
