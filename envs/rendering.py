@@ -36,12 +36,24 @@ def _close_all() -> None:
         renderer.close()
 
 
+class _Renderer(mujoco.Renderer):
+    """Frees what is its own. mujoco's frees by number in whichever context drew last: the framebuffer and textures of
+    another environment, whose images are noise from then on."""
+
+    def close(self) -> None:
+        if self._gl_context:
+            self._gl_context.make_current()
+        super().close()
+
+
 class CameraRenderer:
     """One OpenGL context for one image size. Make it in the process that uses it; close it there."""
 
     def __init__(self, model: mujoco.MjModel, size: int):
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(size, buffer.offwidth), max(size, buffer.offheight)
         try:
-            self._renderer = mujoco.Renderer(model, size, size)
+            self._renderer = _Renderer(model, size, size)
         except Exception as error:  # mujoco's backends raise unrelated types; all of them mean: no OpenGL here
             backend = os.environ.get("MUJOCO_GL", "default")
             raise EnvError(

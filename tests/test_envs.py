@@ -1,5 +1,6 @@
 """Laws of the tabletop environments."""
 
+import gc
 import multiprocessing
 import warnings
 from pathlib import Path
@@ -247,3 +248,18 @@ def test_tolerance_is_one_inside_and_falls_outside(value, bound, margin):
     assert 0.0 <= reward <= 1.0
     assert (reward == 1.0) if abs(value) <= bound else reward <= 1.0
     assert tolerance(bound + margin, bound, margin) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_the_end_of_one_environment_leaves_the_images_of_another_alone(end):
+    """Each has an OpenGL context; what one frees must not be what the other draws with, whichever drew last."""
+    kept, other = envs.make("reach", image_size=64), envs.make("push", image_size=96)
+    kept.reset(seed=0), other.reset(seed=0)
+    before = kept.render_camera("front", 64)
+    other.render_camera("front", 96), kept.render_camera("front", 64)
+    if end == "closed":
+        other.close()
+    del other
+    gc.collect()
+    assert (kept.render_camera("front", 64) == before).all()
+    kept.close()
