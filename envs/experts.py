@@ -3,15 +3,14 @@
 They are reactive: the action is a function of the present state, without timers or hidden phases, so that a policy
 which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
 hand may be low only where it is already well placed.
-Perturbations: now and then a few steps get a random offset, or the fingers do the opposite. Those steps are marked
-(`perturbed`), so that training can leave them out, but what follows shows how to recover (DART, arXiv 1703.09327, with
-the noise made visible).
+Perturbations (envs/bursts.py): now and then a few steps get a random offset, or the fingers do the opposite.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from envs.bursts import Bursts
 from envs.simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
 
 OPEN, CLOSED = -1.0, 1.0
@@ -36,26 +35,22 @@ class Expert:
 
     def __init__(self, sim: Simulation, names: tuple[str, ...], seed: int):
         self.sim, self.names = sim, names
-        self._rng = np.random.default_rng([7, seed])
-        self._burst = 0
-        self._offset = np.zeros(7)
-        self._flip = False
+        self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
         move = self.decide()
-        if self._burst == 0 and self._rng.random() < BURST_RATE:
-            self._burst = int(self._rng.integers(BURST_STEPS[0], BURST_STEPS[1] + 1))
-            self._offset = np.concatenate(
-                [self._rng.uniform(-0.6, 0.6, 3), [0, 0], self._rng.uniform(-0.4, 0.4, 1), [0]]
-            )
-            self._flip = bool(self._rng.random() < self.flip_rate)
-        perturbed = self._burst > 0
-        self._burst -= perturbed
-        action = move.action + self._offset * perturbed
-        if perturbed and self._flip:
-            action[6] = -move.action[6]
-        return np.clip(action, -1, 1).astype(np.float32), move.subtask, bool(perturbed)
+        action, burst = move.action, self._bursts.step()
+        if burst is not None:
+            offset, flip = burst
+            action = action + offset
+            action[6] = -move.action[6] if flip else action[6]
+        return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None
+
+    def _disturbance(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+        """Offset (7,) of the action; do the fingers do the opposite."""
+        offset = np.concatenate([rng.uniform(-0.6, 0.6, 3), [0, 0], rng.uniform(-0.4, 0.4, 1), [0]])
+        return offset, bool(rng.random() < self.flip_rate)
 
     def decide(self) -> Move:
         raise NotImplementedError

@@ -55,6 +55,7 @@ class TaskEnv(gymnasium.Env):
         self.name, self.cameras, self.known_cameras = name, tuple(cameras), known_cameras
         self.image_size, self.horizon, self.render_mode = image_size, horizon, render_mode
         self.instruction = ""  # `reset` sets it
+        self.looking = True  # False: observations come without images, for steps at which nobody looks
         image = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {f"observation.images.{camera}": image for camera in self.cameras}
@@ -88,7 +89,10 @@ class TaskEnv(gymnasium.Env):
         return None
 
     def images(self) -> dict[str, np.ndarray]:
-        """The observation's images."""
+        """The observation's images, where somebody looks."""
+        return self.render_images() if self.looking else {}
+
+    def render_images(self) -> dict[str, np.ndarray]:
         return {f"observation.images.{c}": self.render_camera(c, self.image_size) for c in self.cameras}
 
     def checked(self, action: np.ndarray) -> np.ndarray:

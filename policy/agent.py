@@ -63,11 +63,16 @@ class TandemAgent:
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.executed = 0
 
+    @property
+    def looks(self) -> bool:
+        """Does the next `act` read images, or continue a chunk?"""
+        return self.executed >= self.runtime.execute or not self.queue
+
     @torch.no_grad()
     def act(self, obs: dict[str, Any]) -> np.ndarray:
         """obs as in the contract -> action (A,) in [-1, 1]."""
         entry: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
-        if self.executed >= self.runtime.execute or not self.queue:
+        if self.looks:
             self._look(obs, entry)
             self.executed = 0
         action = self.bundle.action(self.queue.popleft())

@@ -21,6 +21,11 @@ class Agent(Protocol):
     trace: list[dict[str, Any]]  # per step: subtask, progress, replanned, planner_ms, controller_ms, pictures
     events: Counter[str]
 
+    @property
+    def looks(self) -> bool:
+        """Does the next `act` read images? Rendering costs more than a step of the simulation."""
+        ...
+
     def bind(self, env: Any) -> None: ...
     def reset(self, instruction: str, seed: int) -> None: ...
     def act(self, obs: dict[str, Any]) -> np.ndarray: ...
@@ -50,6 +55,7 @@ class ExpertAgent:
     """The task's script, from simulator state: the upper end of every table."""
 
     image_size: int | None = None
+    looks = False
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
@@ -73,6 +79,7 @@ class RandomAgent:
     """Uniform actions: the lower end."""
 
     image_size: int | None = None
+    looks = False
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []

@@ -18,11 +18,7 @@ from policy.agents import Agent, AgentSpec, load_agent
 
 Control = Literal["normal", "empty", "wrong"]
 # What the agent is told: the truth, nothing, another object of the scene.
-CONTROLS: tuple[Control, ...] = (
-    "normal",
-    "empty",
-    "wrong",
-)  # what the agent is told: the truth, nothing, another object of the scene
+CONTROLS: tuple[Control, ...] = ("normal", "empty", "wrong")
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,7 @@ Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry
 
 
 def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    env.unwrapped.looking = True
     obs, _ = env.reset(seed=episode.seed)
     told = _told(env, episode.control)
     digest = env.unwrapped.first_state_digest()
@@ -103,6 +100,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
         action = agent.act(obs)
         if watch is not None:
             watch(env, agent.trace[-1])
+        env.unwrapped.looking = agent.looks
         obs, gain, terminated, truncated, info = env.step(action)
         obs["task"] = told
         reward, steps, ended = reward + float(gain), steps + 1, terminated or truncated

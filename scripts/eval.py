@@ -24,7 +24,8 @@ from policy.run import default_output
 from policy.statistics import Proportion
 from scripts.errors import UserError
 from scripts.manifest import manifest
-from scripts.results import write_result
+from scripts.published import published, train_minutes, variant
+from scripts.results import add_to_result, write_result
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Args:
     resume: bool = False  # continue the evaluation in --output
     reproduce: Path | None = None  # a results.json: run its episodes again and compare
     result: str | None = None  # also write docs/results/<name>.json
+    row: str | None = None  # only add a row of this name to that file: success, minutes, samples/s
     dry_run: bool = False  # print the resolved settings and stop
 
 
@@ -75,29 +77,22 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
         ),
         "options": asdict(replace(args, tasks=tasks, modes=modes)) | {"output": str(folder), "reproduce": None},
         "summary": summary(outcomes),
-        "train_minutes": _train_minutes(spec),
+        "train_minutes": train_minutes(spec.checkpoint),
         "episodes": [outcome.as_dict() for outcome in outcomes],
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1, default=str))
     if args.result:
-        about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
-        write_result(args.result, _command(), published(results), **about)
+        _publish(args, results, spec.checkpoint)
     return results, folder
 
 
-def published(results: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a docs/results file: means over tasks, the table, latencies, and what the training took."""
-    found, minutes = results["summary"], results["train_minutes"]
-    means = {f"success_{'mean' if column == 'hierarchical' else column}": v for column, v in found["mean"].items()}
-    others = {k: found[k] for k in ("wrong_instruction_drop", "per_task", "planner_ms", "controller_ms", "errors")}
-    return means | ({} if minutes is None else {"train_minutes": minutes}) | others
-
-
-def _train_minutes(spec: AgentSpec) -> float | None:
-    if not spec.checkpoint:
-        return None
-    about = checkpoint.read_json(Path(spec.checkpoint), "training_state/training_step.json")
-    return round(about["seconds"] / 60, 1)
+def _publish(args: Args, results: dict[str, Any], folder: str) -> None:
+    assert args.result is not None
+    if args.row:
+        add_to_result(args.result, _command(), {args.row: variant(results, folder)})
+        return
+    about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
+    write_result(args.result, _command(), published(results, folder), **about)
 
 
 def _evaluate(

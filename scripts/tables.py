@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 COLUMNS = ("hierarchical", "flat", "wrong", "empty")
+FRACTIONS = ("share_of_peak", "data_wait", "tier_average", "task_mean", "easy", "medium", "hard", "very_hard")
 
 
 def render(result: dict[str, Any]) -> str:
@@ -74,7 +75,7 @@ def _count(row: dict[str, Any]) -> int:
 
 def _number(key: str, value: Any) -> str:
     formats: list[tuple[Callable[[str], bool], Callable[[Any], str]]] = [
-        (lambda k: "success" in k or "drop" in k or k in ("share_of_peak", "data_wait"), lambda v: f"{100 * v:.1f}%"),
+        (lambda k: "success" in k or "drop" in k or k.removesuffix("_flat") in FRACTIONS, lambda v: f"{100 * v:.1f}%"),
         (lambda k: k.endswith("_ms"), lambda v: f"{v:.1f} ms"),
         (lambda k: "per_s" in k, lambda v: f"{v:,.0f}"),
     ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
 from policy.pool import Crash, Pool
+from policy.rollout import Episode, _environment, run_episode
 from policy.statistics import Proportion, paired, unpaired
 
 
@@ -26,6 +28,39 @@ def test_outcomes_do_not_depend_on_workers_or_order(trained, tmp_path):
     one = evaluate(spec, episodes, tmp_path / "one", workers=1)
     two = evaluate(spec, list(reversed(episodes)), tmp_path / "two", workers=2)
     assert [stable(o) for o in one] == [stable(o) for o in reversed(two)]
+
+
+class Looker:
+    """Looks at every third step and remembers what it was given."""
+
+    image_size, trace, events = None, [], Counter()
+
+    def __init__(self, always: bool):
+        self.always, self.step, self.seen = always, 0, []
+
+    looks = property(lambda self: self.always or self.step % 3 == 0)
+
+    def bind(self, env): ...
+    def reset(self, instruction, seed): ...
+
+    def act(self, obs):
+        self.seen.append({key: value for key, value in obs.items() if self.step % 3 == 0 or "images" not in key})
+        assert any("images" in key for key in obs) == self.looks
+        self.step += 1
+        self.trace = [{"planner_ms": None, "controller_ms": None}]
+        return np.full(7, 0.3 * (-1) ** self.step, np.float32)
+
+
+def test_images_are_made_when_the_agent_looks_and_are_then_the_same():
+    episode, found = Episode("reach", 3), []
+    for always in (True, False, True):  # the third: nothing stays switched off in an environment that is used again
+        agent = Looker(always)
+        outcome = run_episode(_environment("reach", 32), agent, episode)
+        found.append((stable(outcome), agent.seen))
+    for outcome, seen in found[1:]:
+        assert outcome == found[0][0] and len(seen) == len(found[0][1]) > 3
+        for ours, theirs in zip(seen, found[0][1], strict=True):
+            assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_an_interrupted_evaluation_resumes_to_the_same_numbers(tmp_path):

@@ -16,6 +16,7 @@ import envs
 from data.check import check
 from data.contract import Contract
 from data.reader import Dataset
+from envs.metaworld import fovea
 from envs.metaworld.tasks import MT10, MT50, TIERS
 from scripts.__main__ import run as tandem
 
@@ -124,20 +125,48 @@ def test_experts_solve_their_tasks_and_say_what_they_do(task):
 
 
 @needs_package
-def test_keypoints_are_where_the_camera_shows_the_goal():
+@pytest.mark.parametrize("camera", ["corner2", "fovea"])
+def test_keypoints_are_where_the_camera_shows_the_goal(camera):
     env = envs.make("metaworld-reach", image_size=128)
     for seed in range(4):
         env.reset(seed=seed)
-        u, v, visible = env.privileged()["observation.keypoints.corner2"].reshape(-1, 3)[2]
+        for _ in range(20):  # the fovea follows the hand
+            env.step(np.array([0.3, 0.5, -0.5, 0], np.float32))
+        u, v, visible = env.privileged()[f"observation.keypoints.{camera}"].reshape(-1, 3)[2]
         goal = env.sim.model.site("goal")
-        shown = env.render_camera("corner2", 128).astype(int)
+        shown = env.render_camera(camera, 128).astype(int)
         goal.rgba[3] = 0.0
-        changed = np.abs(env.render_camera("corner2", 128) - shown).sum(-1) > 20
+        changed = np.abs(env.render_camera(camera, 128) - shown).sum(-1) > 20
         goal.rgba[3] = 1.0
         assert visible and changed.any()
-        row, column = np.argwhere(changed).mean(0)
-        assert abs(column + 0.5 - (u + 1) * 64) < 2 and abs(row + 0.5 - (v + 1) * 64) < 2
+        rows, columns = np.nonzero(changed)
+        assert rows.min() - 2 < (v + 1) * 64 < rows.max() + 3 and columns.min() - 2 < (u + 1) * 64 < columns.max() + 3
     env.close()
+
+
+@needs_package
+def test_the_fovea_is_cut_from_the_camera_around_the_hand_and_never_leaves_it():
+    env = envs.make("metaworld-reach", image_size=32)
+    obs, _ = env.reset(seed=0)
+    for _ in range(60):  # to the left, up, until the hand is near the edge of the image
+        obs, *_ = env.step(np.array([-1.0, -1.0, 1.0, 0.0], np.float32))
+        large = env.render_camera("corner2", 96).astype(float)
+        column, row = fovea.corner(env._hand(), 32)
+        assert 0 <= column <= 64 and 0 <= row <= 64
+        assert (obs["observation.images.fovea"] == large[row : row + 32, column : column + 32]).all()
+        mean = large.reshape(32, 3, 32, 3, 3).mean((1, 3))
+        assert np.abs(obs["observation.images.corner2"] - mean).max() <= 1
+    env.close()
+
+
+def test_points_of_the_whole_and_of_the_fovea_are_the_same_pixels():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        hand, points = rng.uniform(-1.2, 1.2, 3), np.append(rng.uniform(-1, 1, (9, 2)), np.ones((9, 1)), axis=1)
+        found, first = fovea.seen(points, hand, 32), np.array(fovea.corner(hand, 32))
+        inside = (np.abs((points[:, :2] + 1) * 48 - first - 16) < 16).all(-1)
+        assert (found[:, 2] == inside).all()
+        assert np.allclose((found[inside, :2] + 1) * 16 + first, (points[inside, :2] + 1) * 48, atol=1e-4)
 
 
 @needs_package

@@ -123,7 +123,7 @@ class MetaWorldEnv(TaskEnv):
         state = np.clip(self.full[:4].astype(np.float32), STATE_LOW, STATE_HIGH)
         return self.images() | {"observation.state": state, "task": self.instruction}
 
-    def images(self) -> dict[str, np.ndarray]:
+    def render_images(self) -> dict[str, np.ndarray]:
         """One rendering serves both."""
         if not self.cameras:
             return {}
@@ -146,8 +146,8 @@ class MetaWorldEnv(TaskEnv):
         self._cameras.close()
 
     def expert(self, seed: int) -> Script:
-        """Meta-World's own script; it knows no chance, so that the seed changes nothing."""
-        return MetaWorldExpert(self)
+        """Meta-World's own script, pushed aside now and then; the seed decides when."""
+        return MetaWorldExpert(self, seed)
 
     def privileged(self) -> dict[str, np.ndarray]:
         places = self.sim._get_pos_objects().reshape(-1, 3)

@@ -6,11 +6,16 @@ The scripts do not say which stage they are in, so it is read from what they do,
     "push the puck to the goal"  then: the instruction itself
 A stage is never left for an earlier one. Where nothing moves but the hand (`reach`), the first stage is all there is.
 Things may still be falling into place when an episode starts: what moves far from the hand does not count.
+
+The scripts know no chance, and what never goes wrong shows nobody how to mend it: now and then the hand is pushed aside
+for a few steps (envs/bursts.py). They look at where things are, so that they mend it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from envs.bursts import Bursts
 
 if TYPE_CHECKING:
     from envs.metaworld.env import MetaWorldEnv
@@ -18,24 +23,28 @@ if TYPE_CHECKING:
 MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
 NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it
 CLOSING = 0.1  # rise of the gripper's command over the first one
+BURST_RATE, BURST_STEPS = 0.02, (3, 8)  # chance a step that a push starts; its length
 
 
 class MetaWorldExpert:
     """An `envs.Script`; made after a reset, for one episode."""
 
-    def __init__(self, env: "MetaWorldEnv"):
+    def __init__(self, env: "MetaWorldEnv", seed: int):
         from metaworld.policies import ENV_POLICY_MAP
 
-        self._env, self._script = env, ENV_POLICY_MAP[env.title]()
+        script: Any = ENV_POLICY_MAP[env.title]  # typed as abstract where the package is installed
+        self._env, self._script = env, script()
         self._place = env.full[4:7].copy()  # of the thing that is handled first, until the hand is near
         self._gripper: float | None = None  # first command
         self._stage = 0
+        self._bursts = Bursts(np.random.default_rng([11, seed]), BURST_RATE, BURST_STEPS, _push)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
-        """-> action float32 (4,), clipped as it is executed; subtask; False: nothing is perturbed."""
+        """-> action float32 (4,), clipped as it is executed; subtask; is the hand being pushed."""
         wanted = self._script.get_action(self._env.full.copy())  # a copy: some scripts write into what they read
-        action = np.clip(wanted, -1.0, 1.0).astype(np.float32)
-        return action, self._subtask(float(action[3])), False
+        wanted, push = np.clip(wanted, -1.0, 1.0), self._bursts.step()
+        action = wanted if push is None else np.clip(wanted + push, -1.0, 1.0)
+        return action.astype(np.float32), self._subtask(float(action[3])), push is not None
 
     def _subtask(self, gripper: float) -> str:
         self._gripper = gripper if self._gripper is None else self._gripper
@@ -46,3 +55,8 @@ class MetaWorldExpert:
         self._stage = max(self._stage, 2 * moved, int(gripper > self._gripper + CLOSING))
         instruction, name = self._env.words
         return (f"reach the {name}", f"grasp the {name}", instruction)[self._stage]
+
+
+def _push(rng: np.random.Generator) -> np.ndarray:
+    """Offset (4,) of the action: the hand is pushed, the fingers are left alone."""
+    return np.append(rng.uniform(-1.0, 1.0, 3), 0.0)
