@@ -29,7 +29,7 @@ class MetaWorldTask:
 
         return MetaWorldEnv(name, self.title, self.words, **options)
 
-    def contract_fields(self, image_size: int = 96) -> dict[str, Any]:
+    def contract_fields(self, image_size: int = 128) -> dict[str, Any]:
         require("metaworld", f"metaworld-{self.title.removesuffix('-v3')}", INSTALL)
         from envs.metaworld.env import contract_fields
 

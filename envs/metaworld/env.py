@@ -5,7 +5,7 @@ opening, nothing of the objects; random objects and goal; horizon 500; success a
 a step, world) and gripper (-1 open, +1 close). Reward: Meta-World's own in [0, 10], divided by 10.
 
 Notable choices
-- The one camera gives two images: `corner2`, the whole, and `fovea`, what is around the hand (envs/metaworld/fovea.py).
+- The observation is the part of the camera's image where things happen (envs/metaworld/view.py).
 - Shadows, reflections, skybox and multisampling are off: ten times the frames, as the arm and the scenes are meshes.
 - The package asks for one old MuJoCo, because of one method that writes rows of fixed length (`_Welds`); without its
   dependencies it runs on new ones.
@@ -21,8 +21,8 @@ import mujoco
 import numpy as np
 
 from envs.contract import Vector, build_contract
-from envs.metaworld import fovea
 from envs.metaworld.expert import MetaWorldExpert
+from envs.metaworld.view import SMOOTH, in_workspace, look_at_workspace, smooth
 from envs.privileged import privileged_columns
 from envs.projection import project
 from envs.rendering import Cameras
@@ -30,7 +30,6 @@ from envs.simulation import diverged
 from envs.task_env import Script, TaskEnv, digest, told
 
 CAMERA, CAMERA_POSITION = "corner2", (0.75, 0.075, 0.7)  # [m]
-CAMERAS = (CAMERA, "fovea")
 FPS, HORIZON = 80, 500
 ENTITIES = ("object", "other", "goal")  # what is handled first; a second thing, where the task has one; where to
 STATE_NAMES = ("eef_x", "eef_y", "eef_z", "gripper_opening")
@@ -45,7 +44,7 @@ def contract_fields(image_size: int) -> dict[str, Any]:
     state = Vector(STATE_NAMES, units, tuple(STATE_LOW.tolist()), tuple(STATE_HIGH.tolist()))
     names, units = ("delta_x", "delta_y", "delta_z", "gripper"), (*["0.01 m, world"] * 3, "-1 open, 1 close")
     action = Vector(names, units, (-1.0,) * 4, (1.0,) * 4)
-    return build_contract("sawyer_metaworld", FPS, CAMERAS, image_size, state, action, ENTITIES)
+    return build_contract("sawyer_metaworld", FPS, (CAMERA,), image_size, state, action, ENTITIES)
 
 
 class _Welds:
@@ -69,6 +68,7 @@ def simulation(title: str) -> Any:
     del sim.sawyer_observation_space  # cached before the line above
     sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
     sim.model.camera(CAMERA).pos[:] = CAMERA_POSITION
+    look_at_workspace(sim.model, CAMERA)
     sim.model.vis.quality.offsamples = sim.model.vis.quality.shadowsize = 0
     return sim
 
@@ -81,12 +81,12 @@ class MetaWorldEnv(TaskEnv):
         name: str,
         title: str,
         words: tuple[str, str],
-        cameras: tuple[str, ...] = CAMERAS,
-        image_size: int = 96,
+        cameras: tuple[str, ...] = (CAMERA,),
+        image_size: int = 128,
         render_mode: str | None = "rgb_array",
     ):
         """title: Meta-World's name of the task; words: its instruction, and the thing that is handled first."""
-        super().__init__(name, cameras, CAMERAS, image_size, HORIZON, (STATE_LOW, STATE_HIGH), 4, render_mode)
+        super().__init__(name, cameras, (CAMERA,), image_size, HORIZON, (STATE_LOW, STATE_HIGH), 4, render_mode)
         self.title, self.words = title, words
         self.sim = simulation(title)
         self.full = np.zeros(39)  # Meta-World's observation, with objects and goal: for its scripts only
@@ -123,24 +123,10 @@ class MetaWorldEnv(TaskEnv):
         state = np.clip(self.full[:4].astype(np.float32), STATE_LOW, STATE_HIGH)
         return self.images() | {"observation.state": state, "task": self.instruction}
 
-    def render_images(self) -> dict[str, np.ndarray]:
-        """One rendering serves both."""
-        if not self.cameras:
-            return {}
-        image = self._render(fovea.ZOOM * self.image_size)
-        made = {CAMERA: fovea.whole, "fovea": lambda image: fovea.cut(image, self._hand())}
-        return {f"observation.images.{camera}": made[camera](image) for camera in self.cameras}
-
     def render_camera(self, camera: str, size: int) -> np.ndarray:
-        return self._render(size) if camera == CAMERA else fovea.cut(self._render(fovea.ZOOM * size), self._hand())
-
-    def _render(self, size: int) -> np.ndarray:
         """Turned by 180 degrees: the camera hangs upside down."""
-        return np.ascontiguousarray(self._cameras.image(self.sim.data, CAMERA, size)[::-1, ::-1])
-
-    def _hand(self) -> np.ndarray:
-        """Where the image shows the point between the fingers: u, v in [-1, 1], visible. From proprioception alone."""
-        return self._project(self.full[None, :3] + fovea.FINGERS)[0]
+        image = self._cameras.image(self.sim.data, camera, SMOOTH * size)[::-1, ::-1]
+        return smooth(np.ascontiguousarray(image))
 
     def close(self) -> None:
         self._cameras.close()
@@ -153,14 +139,11 @@ class MetaWorldEnv(TaskEnv):
         places = self.sim._get_pos_objects().reshape(-1, 3)
         found = dict(zip(ENTITIES, places, strict=False)) | {"goal": self.sim._get_pos_goal()}
         referents = ("goal", None) if self.words[1] == "goal" else ("object", "goal")
-        return privileged_columns(ENTITIES, found, {CAMERA: self._project, "fovea": self._project_fovea}, referents)
+        return privileged_columns(ENTITIES, found, {CAMERA: self._project}, referents)
 
     def _project(self, points: np.ndarray) -> np.ndarray:
         turned = np.array([-1, -1, 1], np.float32)  # as the image is
-        return project(self.sim.model, self.sim.data, CAMERA, points) * turned
-
-    def _project_fovea(self, points: np.ndarray) -> np.ndarray:
-        return fovea.seen(self._project(points), self._hand(), self.image_size)
+        return in_workspace(project(self.sim.model, self.sim.data, CAMERA, points) * turned)
 
     def first_state_digest(self) -> str:
         model, data = self.sim.model, self.sim.data

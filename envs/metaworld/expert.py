@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
 NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it
 CLOSING = 0.1  # rise of the gripper's command over the first one
-BURST_RATE, BURST_STEPS = 0.02, (3, 8)  # chance a step that a push starts; its length
+BURST_RATE, BURST_STEPS = 0.01, (3, 8)  # chance a step that a push starts; its length
 
 
 class MetaWorldExpert:
