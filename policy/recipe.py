@@ -83,7 +83,7 @@ def tabletop_attention() -> Recipe:
 
 def mt10() -> Recipe:
     """Meta-World's ten, 50 demonstrations each, about half an hour on two cores."""
-    sizes = Sizes(image_size=128, keypoints=6, instruction_length=10)
+    sizes = Sizes(image_size=128, keypoints=8, instruction_length=10, tick=20)
     return Recipe("mt10", ("metaworld-mt10",), 50, Stage(steps=3000), Stage(steps=500), sizes)
 
 
