@@ -37,9 +37,8 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     known = {outcome.key: outcome for outcome in read_outcomes(folder)}
     missing = [episode for episode in episodes if episode.key not in known]
-    with open(folder / EPISODES_FILE, "a") as log:
-        pool = Pool(run_job, [(spec, episode) for episode in missing], workers) if missing else None
-        for index, result in pool.run() if pool else ():
+    with open(folder / EPISODES_FILE, "a") as log, Pool(run_job, workers) as pool:
+        for index, result in pool.run([(spec, episode) for episode in missing]):
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
             known[outcome.key] = outcome
             log.write(json.dumps(outcome.as_dict()) + "\n")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Self
 
 RETRIES = 2  # fresh workers that a job may kill before it is given up
 
@@ -34,27 +34,37 @@ class _Worker:
 
 
 class Pool:
-    """`for index, result in Pool(work, jobs, workers, deadline).run()`: in order of completion."""
+    """`with Pool(work, workers, deadline) as pool: for index, result in pool.run(jobs)`: in order of completion.
 
-    def __init__(self, work: Callable[[Any], Any], jobs: Sequence[Any], workers: int, deadline: float = 300.0):
+    Workers are started when they are first needed and kept from one `run` to the next.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], workers: int, deadline: float = 300.0):
         """work: a picklable function of one job; deadline: seconds that one job may take."""
-        self.work, self.jobs, self.deadline = work, jobs, deadline
-        self.count = max(1, min(workers, len(jobs)))
-        self.waiting = deque(range(len(jobs)))
-        self.tries = [0] * len(jobs)
+        self.work, self.count, self.deadline = work, max(1, workers), deadline
         self.replaced = 0  # workers that died
         self._workers: list[_Worker] = []
 
-    def run(self) -> Iterator[tuple[int, Any]]:
-        self._workers = [self._spawn() for _ in range(self.count)]
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop(self._workers)
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        self.jobs, self.waiting, self.tries = jobs, deque(range(len(jobs))), [0] * len(jobs)
+        while len(self._workers) < min(self.count, len(jobs)):
+            self._workers.append(self._spawn())
+        left = len(jobs)
         try:
-            left = len(self.jobs)
             while left:
                 for index, result in self._round():
                     left -= 1
                     yield index, result
-        finally:
-            self._stop()
+        finally:  # given up half-way: what is still being worked on must not answer the next run
+            busy = [worker for worker in self._workers if worker.job is not None]
+            self._workers = [worker for worker in self._workers if worker.job is None]
+            self._stop(busy)
 
     def _round(self) -> Iterator[tuple[int, Any]]:
         for worker in self._workers:
@@ -98,10 +108,10 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _stop(self) -> None:
-        for worker in self._workers:
+    def _stop(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
             worker.pipe.close()
-        for worker in self._workers:
+        for worker in workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():
                 worker.process.kill()

@@ -58,12 +58,15 @@ def main(args: Args) -> int:
         raise UserError(f"--episodes is {args.episodes}; ask for at least 1")
     contract = _contract(tasks, args.image_size)
     output, failed = args.output or Path("datasets") / args.tasks[0], 0
-    with Recorder(output, contract, mode=args.mode, resume=args.resume) as recorder:
+    with (
+        Recorder(output, contract, mode=args.mode, resume=args.resume) as recorder,
+        Pool(record, args.workers) as pool,
+    ):
         have = _recorded(output) if args.resume else {}
         with progress_bar(total=len(tasks) * args.episodes, unit="episode", desc="collect") as bar:
             bar.update(sum(min(args.episodes, len(have.get(task, ()))) for task in tasks))
             for task in tasks:
-                failed += _collect_task(task, args, recorder, have.get(task, []), bar)
+                failed += _collect_task(task, args, pool, recorder, have.get(task, []), bar)
     print(f"{recorder_summary(output)} in {output}; {failed} failed attempts left out")
     return 0
 
@@ -84,7 +87,7 @@ def _recorded(root: Path) -> dict[str, list[int]]:
     return have
 
 
-def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], bar: tqdm) -> int:
+def _collect_task(task: str, args: Args, pool: Pool, recorder: Recorder, have: list[int], bar: tqdm) -> int:
     """Records until `task` has its episodes; returns how many attempts failed."""
     done, failed = len(have), 0
     seed = max(have, default=args.first_seed - 1) + 1
@@ -94,7 +97,7 @@ def _collect_task(task: str, args: Args, recorder: Recorder, have: list[int], ba
         seed += wanted
         waiting: dict[int, EncodedEpisode | Crash | None] = {}
         position = 0
-        for index, result in Pool(record, jobs, args.workers).run():
+        for index, result in pool.run(jobs):
             waiting[index] = result
             while position in waiting:
                 episode = waiting.pop(position)

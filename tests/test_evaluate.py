@@ -92,19 +92,34 @@ def fail(job):
 
 def test_a_crashed_workers_job_is_repeated(tmp_path):
     jobs = [(i, str(tmp_path / "died") if i == 2 else "") for i in range(5)]
-    pool = Pool(square_or_die, jobs, workers=2)
-    assert dict(pool.run()) == {i: i**2 for i in range(5)}
-    assert pool.replaced == 1
+    with Pool(square_or_die, workers=2) as pool:
+        assert dict(pool.run(jobs)) == {i: i**2 for i in range(5)}
+        assert pool.replaced == 1
+
+
+def process_and_square(number):
+    return os.getpid(), number**2
+
+
+def test_workers_are_kept_from_run_to_run_and_a_run_given_up_leaves_nothing_behind():
+    with Pool(process_and_square, workers=1) as pool:
+        first, second = (dict(pool.run([n, n + 1])) for n in (3, 5))
+        assert [square for _, square in (*first.values(), *second.values())] == [9, 16, 25, 36]
+        assert len({process for process, _ in (*first.values(), *second.values())}) == 1
+        next(pool.run([7, 8, 9]))
+        assert {index: square for index, (_, square) in pool.run([1, 2])} == {0: 1, 1: 4}
 
 
 def test_a_job_that_keeps_crashing_is_an_error_of_its_own():
-    results = dict(Pool(always_die, [0], workers=1).run())
+    with Pool(always_die, workers=1) as pool:
+        results = dict(pool.run([0]))
     assert isinstance(results[0], Crash) and "exit code 7" in results[0].reason
 
 
 def test_an_exception_in_a_worker_reaches_the_caller():
     with pytest.raises(PolicyError, match="job 3 is bad"):
-        list(Pool(fail, [3], workers=1).run())
+        with Pool(fail, workers=1) as pool:
+            list(pool.run([3]))
 
 
 def test_summary_keeps_errors_apart(tmp_path):
