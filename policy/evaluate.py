@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import envs
-from policy.agents import AgentSpec
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rollout import Episode, Outcome, crashed, run_job
@@ -27,18 +26,23 @@ def plan(
 
 
 def evaluate(
-    spec: AgentSpec,
+    spec: Any,
     episodes: list[Episode],
     folder: Path,
     workers: int,
     on_result: Callable[[Outcome], None] = lambda o: None,
+    work: Callable[[Any], Outcome] = run_job,
+    deadline: float = 300.0,
 ) -> list[Outcome]:
-    """Runs what `folder` does not hold yet and returns all outcomes, in the order of `episodes`."""
+    """Runs what `folder` does not hold yet and returns all outcomes, in the order of `episodes`.
+
+    work: runs one job (spec, episode) in a worker; the spec of `run_job` is an AgentSpec; deadline: seconds for one
+    """
     folder.mkdir(parents=True, exist_ok=True)
     known = {outcome.key: outcome for outcome in read_outcomes(folder)}
     missing = [episode for episode in episodes if episode.key not in known]
     with open(folder / EPISODES_FILE, "a") as log:
-        pool = Pool(run_job, [(spec, episode) for episode in missing], workers) if missing else None
+        pool = Pool(work, [(spec, episode) for episode in missing], workers, deadline) if missing else None
         for index, result in pool.run() if pool else ():
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
             known[outcome.key] = outcome
