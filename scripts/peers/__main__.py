@@ -6,6 +6,7 @@ evaluating. Each stage leaves a file in --output; run the command again after an
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from scripts.errors import UserError
 from scripts.manifest import ROOT
 from scripts.peers.dataset import peers_copy
 from scripts.peers.launch import module, run
-from scripts.peers.stages import SYSTEMS, VENV, Plan, complete, found, python, run_stages
+from scripts.peers.stages import SYSTEMS, VENV, Plan, System, complete, found, python, run_stages
 from scripts.peers.systems import LANGUAGE_MODEL
 from scripts.peers.table import OURS, metrics
 from scripts.peers.train import Budget
@@ -37,7 +38,7 @@ class Args:
     data: Path | None = None  # LeRobot data set of demonstrations; none: record the preset's
     preset: str = "mt10"  # of `tandem train`
     tasks: tuple[str, ...] = ()  # task or suite names to evaluate; none: the preset's
-    systems: tuple[Literal["tandem", "act", "diffusion", "smolvla"], ...] = SYSTEMS
+    systems: tuple[System, ...] = SYSTEMS
     minutes: float = 30.0  # of training, each
     episodes: int = 10  # per task, each
     first_seed: int = 1_000_000  # held out: demonstrations use seeds from 0
@@ -66,9 +67,13 @@ def main(args: Args) -> int:
     table = metrics(args.output, done, args.mode, {system: found(args.output, system) for system in done})
     print(json.dumps(table, indent=1, ensure_ascii=False))
     if args.publish:
-        about = {"peers": _versions(), "first_seed": args.first_seed, "tasks": plan.tasks, "mode": args.mode}
-        write_result("peers", "python -m scripts.peers " + shlex.join(sys.argv[1:]), table, **about)
+        _publish(args, plan, table)
     return 0
+
+
+def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
+    about: dict[str, Any] = {"peers": _versions(), "first_seed": args.first_seed, "mode": args.mode}
+    write_result("peers", "python -m scripts.peers " + shlex.join(sys.argv[1:]), table, tasks=plan.tasks, **about)
 
 
 def same_settings(args: Args) -> None:
@@ -117,6 +122,7 @@ def _versions() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too (launch.py)
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except (OSError, ValueError) as error:

@@ -46,7 +46,8 @@ class LeRobotAgent:
     def reset(self, instruction: str, seed: int) -> None:
         self.policy.reset()
         torch.manual_seed(seed)  # its noise comes from torch's own generator
-        self.instruction, self.trace, self.images = instruction, [], {}
+        self.trace = []
+        self.images: dict[str, np.ndarray] = {}  # the last that were rendered
 
     @property
     def computes(self) -> bool:

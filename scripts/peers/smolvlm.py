@@ -46,10 +46,10 @@ def build(texts: list[str], folder: Path) -> None:
     from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
     words = tokenizer(texts)
-    SmolVLMConfig(
-        text_config=dict(TEXT), vision_config=dict(VISION), scale_factor=SCALE,
-        image_token_id=words.convert_tokens_to_ids(NAMED["image_token"]), pad_token_id=words.pad_token_id,
-        dtype="float32",
+    ids = {"image_token_id": words.convert_tokens_to_ids(NAMED["image_token"]), "pad_token_id": words.pad_token_id}
+    config: Any = SmolVLMConfig  # its signature differs between releases
+    config(
+        text_config=dict(TEXT), vision_config=dict(VISION), scale_factor=SCALE, dtype="float32", **ids
     ).save_pretrained(folder)  # fmt: skip
     SmolVLMProcessor(SmolVLMImageProcessor(), words, SmolVLMVideoProcessor()).save_pretrained(folder)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from data.layout import json_bytes, write_atomic
 from policy.evaluate import EPISODES_FILE
@@ -19,7 +19,8 @@ from scripts.peers.table import OURS
 from scripts.peers.tandem import train_tandem
 from scripts.peers.train import Budget, train_peer
 
-SYSTEMS = ("tandem", "act", "diffusion", "smolvla")  # in the order of the table
+System = Literal["tandem", "act", "diffusion", "smolvla"]
+SYSTEMS: tuple[System, ...] = get_args(System)  # in the order of the table
 STAGES = ("train", "measure", "eval")
 VENV = ROOT / ".venv-peers"
 
