@@ -79,7 +79,7 @@ def test_rates_come_from_the_log_and_steps_fill_the_minutes():
     with pytest.raises(UserError, match="another version"):
         step_seconds("nothing here")
     trial = Ran(seconds=30.0 + 6.0 + 3 * 2.0, peak_gb=1.0, finished=True)
-    assert affordable(trial, [6.0, 2.0, 2.0, 2.0], Budget(minutes=10, probe=4)) == int((0.95 * 600 - 30.0) / 2.0)
+    assert affordable(trial, [6.0, 2.0, 2.0, 2.0], Budget(minutes=10, probe=4)) == int((0.95 * 600 - 30.0 - 4.0) / 2.0)
     assert affordable(trial, [6.0, 2.0, 2.0, 2.0], Budget(minutes=0.1, probe=4)) == 2
 
 

@@ -59,10 +59,10 @@ def train_peer(name: str, python: Path, data: Path, folder: Path, budget: Budget
     log, half = folder / "train.log", -(-steps // 2)
     frequencies = (f"--log_freq={max(1, steps // LINES)}", f"--save_freq={half}")
     ran = run(command(folder / "train", steps, *frequencies), log, home, 60 * OVERTIME * budget.minutes)
-    checkpoint = last_checkpoint(folder / "train")
+    checkpoint, seconds = last_checkpoint(folder / "train"), step_seconds(log.read_text())
     return Trained(
         str(checkpoint), round(ran.seconds / 60, 2), trained_steps(checkpoint), batch,
-        round(batch / mean(step_seconds(log.read_text())), 2), ran.peak_gb, ran.finished,
+        round(batch / mean(seconds[1:] or seconds), 2), ran.peak_gb, ran.finished,
     )  # fmt: skip
 
 
@@ -75,9 +75,9 @@ def step_seconds(log: str) -> list[float]:
 
 
 def affordable(trial: Ran, seconds: list[float], budget: Budget) -> int:
-    """Steps that fit into the minutes, beside a start-up like the trial's."""
-    start_up = trial.seconds - sum(seconds)
+    """Steps that fit into the minutes, beside a start-up like the trial's; slow first steps belong to it."""
     each = mean(seconds[UNCOUNTED:] or seconds)
+    start_up = trial.seconds - each * len(seconds)
     return max(2, int((MARGIN * 60 * budget.minutes - start_up) / each))
 
 
