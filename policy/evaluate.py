@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import envs
-from policy.agents import AgentSpec
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rollout import Episode, Outcome, crashed, run_job
@@ -27,17 +26,22 @@ def plan(
 
 
 def evaluate(
-    spec: AgentSpec,
+    spec: Any,
     episodes: list[Episode],
     folder: Path,
     workers: int,
     on_result: Callable[[Outcome], None] = lambda o: None,
+    work: Callable[[Any], Outcome] = run_job,
+    deadline: float = 300.0,
 ) -> list[Outcome]:
-    """Runs what `folder` does not hold yet and returns all outcomes, in the order of `episodes`."""
+    """Runs what `folder` does not hold yet and returns all outcomes, in the order of `episodes`.
+
+    work: runs one job (spec, episode) in a worker; the spec of `run_job` is an AgentSpec; deadline: seconds for one
+    """
     folder.mkdir(parents=True, exist_ok=True)
     known = {outcome.key: outcome for outcome in read_outcomes(folder)}
     missing = [episode for episode in episodes if episode.key not in known]
-    with open(folder / EPISODES_FILE, "a") as log, Pool(run_job, workers) as pool:
+    with open(folder / EPISODES_FILE, "a") as log, Pool(work, workers, deadline) as pool:
         for index, result in pool.run([(spec, episode) for episode in missing]):
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
             known[outcome.key] = outcome

@@ -1,0 +1,110 @@
+"""Milliseconds per chunk on one core, frames per second of the loader, and parameters: of Tandem in .venv, of a peer in
+.venv-peers.
+
+A chunk is timed from the observation to the action, with everything between: the first action of an episode, for which
+Tandem's planner thinks too. Each loader runs as its own training uses it, with nobody computing: LeRobot's data loader
+with two processes, ours with its thread and the decoded frames that it keeps.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+import tyro
+
+import envs
+from policy.agents import Agent, AgentSpec, load_agent
+
+UNCOUNTED = 2  # first chunks, in which memory is touched for the first time
+SECONDS = 20.0  # of the loader, at most
+BATCHES = 50
+
+
+@dataclass(frozen=True)
+class Args:
+    system: str
+    checkpoint: str
+    task: str
+    data: Path
+    output: Path  # a JSON file
+    mode: Literal["hierarchical", "flat"] = "hierarchical"  # of Tandem
+    repeats: int = 20
+    cache: Path = Path("cache")  # of Tandem's frames
+
+
+def main(args: Args) -> None:
+    found = _tandem(args) if args.system == "tandem" else _peer(args)
+    args.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def latency(agent: Agent, task: str, repeats: int) -> float:
+    """Milliseconds at the median."""
+    torch.set_num_threads(1)
+    env = envs.make(task, agent.image_size)
+    obs, _ = env.reset(seed=0)
+    agent.bind(env)
+    times = []
+    for repeat in range(repeats + UNCOUNTED):
+        agent.reset(obs["task"], repeat)
+        begin = time.perf_counter()
+        agent.act(obs)
+        times.append(1e3 * (time.perf_counter() - begin))
+    env.close()
+    return round(median(times[UNCOUNTED:]), 2)
+
+
+def _tandem(args: Args) -> dict[str, float]:
+    from data.bench import loader_rate
+    from data.cache import FrameCache
+    from policy import checkpoint
+    from policy.agent import Runtime
+    from scripts.published import parameters
+
+    folder = str(checkpoint.resolve(args.checkpoint))
+    frames = FrameCache.build(args.data, args.cache)
+    return {
+        "load_frames_per_s": round(loader_rate(frames, at=("subgoal",))["frames_per_s"], 1),
+        "ms_per_chunk": latency(
+            load_agent(AgentSpec("checkpoint", folder, Runtime(mode=args.mode))), args.task, args.repeats
+        ),
+        "params_m": round(parameters(folder) / 1e6, 2),
+    }
+
+
+def _peer(args: Args) -> dict[str, float]:
+    from scripts.peers.agent import load
+
+    agent = load(args.checkpoint)
+    return {
+        "load_frames_per_s": round(_lerobot_loader(args.checkpoint), 1),
+        "ms_per_chunk": latency(agent, args.task, args.repeats),
+        "params_m": round(sum(p.numel() for p in agent.policy.parameters()) / 1e6, 2),
+    }
+
+
+def _lerobot_loader(checkpoint: str) -> float:
+    """Frames/s of the data set and loader that `lerobot-train` made for this checkpoint."""
+    from lerobot.configs.train import TrainPipelineConfig
+    from lerobot.datasets.factory import make_dataset
+
+    config: Any = TrainPipelineConfig.from_pretrained(checkpoint)
+    loader = torch.utils.data.DataLoader(
+        make_dataset(config), batch_size=config.batch_size, shuffle=True, num_workers=2
+    )
+    frames, begin = 0, 0.0
+    for number, batch in enumerate(loader):
+        if number == 0:  # the processes have started
+            begin = time.perf_counter()
+            continue
+        frames += len(batch["index"])
+        if number == BATCHES or time.perf_counter() - begin > SECONDS:
+            break
+    return frames / (time.perf_counter() - begin) if frames else float("nan")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,119 @@
+"""The stages of one system, each a command in that system's environment: train, measure, evaluate.
+
+Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from data.layout import json_bytes, write_atomic
+from policy.evaluate import EPISODES_FILE
+from scripts.errors import UserError
+from scripts.manifest import ROOT
+from scripts.peers.launch import module, our_python, run
+from scripts.peers.table import OURS
+from scripts.peers.tandem import train_tandem
+from scripts.peers.train import Budget, train_peer
+
+System = Literal["tandem", "act", "diffusion", "smolvla"]
+SYSTEMS: tuple[System, ...] = get_args(System)  # in the order of the table
+STAGES = ("train", "measure", "eval")
+VENV = ROOT / ".venv-peers"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for every system."""
+
+    output: Path
+    tasks: tuple[str, ...]  # to evaluate, by their short names
+    preset: str  # of Tandem
+    mode: str  # of Tandem: hierarchical or flat
+    budget: Budget
+    episodes: int  # per task
+    first_seed: int
+    workers: int
+    repeats: int  # chunks whose milliseconds are measured
+
+
+def run_stages(plan: Plan, system: str, data: Path) -> None:
+    works: dict[str, Callable[[], dict[str, Any]]] = {
+        "train": lambda: _train(plan, system, data),
+        "measure": lambda: _measure(plan, system, data),
+        "eval": lambda: _evaluate(plan, system),
+    }
+    for stage in STAGES:
+        file = plan.output / system / f"{stage}.json"
+        if not file.exists():
+            write_atomic(file, json_bytes(works[stage]()))
+        print(f"{system}: {stage} {json.loads(file.read_text())}", flush=True)
+
+
+def complete(output: Path) -> list[str]:
+    """Systems all of whose stages are done."""
+    return [name for name in SYSTEMS if all((output / name / f"{stage}.json").exists() for stage in STAGES)]
+
+
+def found(output: Path, system: str) -> dict[str, Any]:
+    """What the stages of a complete system measured, in one."""
+    files = [output / system / f"{stage}.json" for stage in STAGES]
+    return {key: value for file in files for key, value in json.loads(file.read_text()).items()}
+
+
+def python(system: str) -> Path:
+    return our_python() if system == OURS else VENV / "bin" / "python"
+
+
+def _train(plan: Plan, system: str, data: Path) -> dict[str, Any]:
+    folder = plan.output / system
+    if folder.exists():
+        raise UserError(f"{folder} holds an interrupted training; minutes cannot be added up: remove the folder")
+    if system == OURS:
+        return train_tandem(plan.preset, data, folder, plan.budget).as_dict()
+    return train_peer(system, python(system), data, folder, plan.budget).as_dict()
+
+
+def _measure(plan: Plan, system: str, data: Path) -> dict[str, Any]:
+    folder = plan.output / system
+    file = folder / "measured.json"
+    command = module(
+        python(system), "measure", f"--system={system}", f"--checkpoint={_checkpoint(plan, system)}",
+        f"--task={plan.tasks[0]}", f"--data={data}", f"--output={file}", f"--mode={plan.mode}",
+        f"--repeats={plan.repeats}",
+    )  # fmt: skip
+    run(command, folder / "measure.log", plan.output)
+    return dict(json.loads(file.read_text()))
+
+
+def _evaluate(plan: Plan, system: str) -> dict[str, Any]:
+    """Episodes per minute are those of this call, with its start-up, where an evaluation was interrupted."""
+    folder = plan.output / system / "eval"
+    before, begin = _episodes(folder), time.perf_counter()
+    run(_evaluation(plan, system, folder), plan.output / system / "eval.log", plan.output, threads=1)
+    minutes = (time.perf_counter() - begin) / 60
+    return {"episodes_per_min": round((_episodes(folder) - before) / minutes, 2)}
+
+
+def _evaluation(plan: Plan, system: str, folder: Path) -> list[str]:
+    common = [
+        f"--checkpoint={_checkpoint(plan, system)}", f"--episodes={plan.episodes}", f"--first-seed={plan.first_seed}",
+        f"--workers={plan.workers}", f"--output={folder}", "--tasks", *plan.tasks,
+    ]  # fmt: skip
+    if system != OURS:
+        return module(python(system), "play", f"--system={system}", *common)
+    resume = ["--resume"] if (folder / EPISODES_FILE).exists() else []
+    only = ["--modes", plan.mode, "--controls", "normal", *resume]
+    return [str(our_python()), "-m", "scripts", "eval", *common, *only]
+
+
+def _checkpoint(plan: Plan, system: str) -> str:
+    return str(json.loads((plan.output / system / "train.json").read_text())["checkpoint"])
+
+
+def _episodes(folder: Path) -> int:
+    file = folder / EPISODES_FILE
+    return len(file.read_text().splitlines()) if file.exists() else 0

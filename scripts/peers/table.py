@@ -1,0 +1,64 @@
+"""The table: one row per system from what its stages left behind."""
+
+from pathlib import Path
+from typing import Any
+
+from policy.statistics import Proportion
+from scripts.compare import compare, load, read, row
+from scripts.errors import UserError
+
+OURS = "tandem"
+
+
+def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """folder: holds `<system>/eval/results.json`; mode: of Tandem; stages: system -> what its stages measured."""
+    modes = {system: mode if system == OURS else system for system in systems}
+    same_starts({system: read(folder / system / "eval")["episodes"] for system in systems})
+    outcomes = {system: load(folder / system / "eval", modes[system], "normal") for system in systems}
+    return {system: success(outcomes, system) | rates(stages[system]) for system in systems}
+
+
+def success(outcomes: dict[str, dict[tuple[str, int], bool]], system: str) -> dict[str, Any]:
+    """Over all episodes, with Wilson's 95% interval; and how far Tandem is ahead on the same episodes."""
+    mine = outcomes[system]
+    found = Proportion(sum(mine.values()), len(mine)).as_dict()
+    names = {"success": "success", "success_low": "low", "success_high": "high", "episodes": "n"}
+    return {name: found[key] for name, key in names.items()} | _ahead(outcomes, system)
+
+
+def rates(stages: dict[str, Any]) -> dict[str, Any]:
+    """In the order of the table; stages: the JSON of training, measuring and evaluating, in one."""
+    return {
+        "ms_per_chunk": stages["ms_per_chunk"],
+        "train_samples_per_s": stages["samples_per_s"],
+        "load_frames_per_s": stages["load_frames_per_s"],
+        "eval_episodes_per_min": stages["episodes_per_min"],
+        "memory_gb": stages["memory_gb"],
+        "params_m": stages["params_m"],
+        "train_minutes": stages["minutes"],
+        "train_steps": stages["steps"],
+        "batch": stages["batch"],
+    }
+
+
+def same_starts(episodes: dict[str, list[dict[str, Any]]]) -> None:
+    """The digests of the simulator's first states say whether the systems met the same episodes."""
+    seen: dict[tuple[str, int], tuple[str, str]] = {}
+    for system, found in episodes.items():
+        for e in found:
+            if e["status"] == "crashed":
+                continue
+            first, digest = seen.setdefault((e["task"], e["seed"]), (system, e["first_state"]))
+            if digest != e["first_state"]:
+                where = f"{e['task']}, seed {e['seed']}"
+                raise UserError(f"{where} started otherwise for {first} than for {system}; are the packages the same?")
+
+
+def _ahead(outcomes: dict[str, dict[tuple[str, int], bool]], system: str) -> dict[str, str]:
+    if system == OURS or OURS not in outcomes:
+        return {"tandem_ahead": "–", "significant": "–"}
+    theirs, ours = outcomes[system], outcomes[OURS]
+    return {
+        "tandem_ahead": row(theirs, ours)[2],
+        "significant": "yes" if compare(theirs, ours).significant else "no",
+    }

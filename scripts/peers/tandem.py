@@ -1,0 +1,58 @@
+"""Tandem's side: `tandem train` for the same minutes, measured the same way as the peers (train.py).
+
+The preset's steps are scaled by one factor, so that both stages keep their shares. The short run also decodes the
+frames into Tandem's cache, as the peers' short runs convert them into theirs.
+"""
+
+import json
+from pathlib import Path
+
+from policy import checkpoint
+from policy.recipe import Recipe, preset
+from scripts.peers.launch import Ran, our_python, run
+from scripts.peers.train import MARGIN, OVERTIME, Budget, Trained, mean
+
+WINDOWS = {"act": 3, "think": 2}  # lines of the log that the short run gives; the first is not counted
+
+
+def train_tandem(name: str, data: Path, folder: Path, budget: Budget) -> Trained:
+    """name: of the preset."""
+    recipe, home = preset(name), folder.parent
+    short = {stage: count * recipe.log_every for stage, count in WINDOWS.items()}
+    trial = run(_command(name, data, folder / "probe", short, budget), folder / "probe.log", home)
+    steps = scaled(recipe, trial, short, step_seconds(folder / "probe", recipe), budget)
+    command, limit = _command(name, data, folder / "train", steps, budget), 60 * OVERTIME * budget.minutes
+    ran = run(command, folder / "train.log", home, limit)
+    made = step_seconds(folder / "train", recipe)
+    return Trained(
+        str(checkpoint.resolve(folder / "train")), round(ran.seconds / 60, 2), sum(steps.values()), recipe.act.batch,
+        round(recipe.act.batch / made["act"], 2), ran.peak_gb, ran.finished,
+    )  # fmt: skip
+
+
+def scaled(
+    recipe: Recipe, trial: Ran, short: dict[str, int], seconds: dict[str, float], budget: Budget
+) -> dict[str, int]:
+    """Steps of each stage, such that the whole run takes the minutes."""
+    whole = {"act": recipe.act.steps, "think": recipe.think.steps}
+    start_up = trial.seconds - sum(short[stage] * seconds[stage] for stage in short)
+    factor = (MARGIN * 60 * budget.minutes - start_up) / sum(whole[stage] * seconds[stage] for stage in whole)
+    return {stage: max(recipe.log_every, int(factor * steps)) for stage, steps in whole.items()}
+
+
+def step_seconds(output: Path, recipe: Recipe) -> dict[str, float]:
+    """Seconds of a step in each stage, from the run's log; the first line of a stage holds its start-up."""
+    batch = {"act": recipe.act.batch, "think": recipe.think.batch}
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        found.setdefault(line["stage"], []).append(batch[line["stage"]] / line["samples_per_s"])
+    return {stage: mean(each[1:] or each) for stage, each in found.items()}
+
+
+def _command(name: str, data: Path, output: Path, steps: dict[str, int], budget: Budget) -> list[str]:
+    lengths = [f"--{stage}-steps={count}" for stage, count in steps.items()]
+    return [
+        str(our_python()), "-m", "scripts", "train", f"--preset={name}", f"--data={data}", f"--output={output}",
+        f"--seed={budget.seed}", *lengths,
+    ]  # fmt: skip
