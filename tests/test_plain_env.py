@@ -110,11 +110,16 @@ def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeyp
     class Here:
         """In place of `policy.pool.Pool`: a task that only this process knows needs this process."""
 
-        def __init__(self, work, jobs, workers):
-            self.work, self.jobs = work, jobs
+        def __init__(self, work, workers, deadline=0.0):
+            self.work = work
 
-        def run(self):
-            return enumerate(map(self.work, self.jobs))
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+
+        def run(self, jobs):
+            return enumerate(map(self.work, jobs))
 
     monkeypatch.setattr(collecting, "Pool", Here)
     monkeypatch.setattr(evaluate, "Pool", Here)
