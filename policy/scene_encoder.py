@@ -9,9 +9,11 @@ Notable choices
   (spatial softmax: Finn et al. 2016, arXiv 1509.06113). On small machines precision per FLOP decides.
 - The first M keypoints of a camera can be taught by the simulator (`keypoint_loss`): the projected centres of named
   entities, recorded beside the demonstrations. Training only: at test time images and proprioception are all there is.
-- From where the cameras see a keypoint and where the hand is, a small network reads the way from the hand to it, in
-  metres, taught likewise. Keypoints a few millimetres sharp were not enough: the controller had to learn the cameras'
-  geometry from actions alone, and after 900 steps still missed objects by 30 mm.
+- From what the cameras see of a keypoint, and where, and from where the hand is, a small network reads the way from the
+  hand to it, in metres, taught likewise. Keypoints a few millimetres sharp were not enough: the controller had to learn
+  the cameras' geometry from actions alone, and after 900 steps still missed objects by 30 mm. With one camera, where
+  alone is not enough either: 50 tasks put things of 50 heights on the same pixel (14 mm an axis; with what, 5 mm).
+  The way's error teaches the features, but moves no keypoint: early on it would.
 - No normalisation layers in the trunk: the convolutions run at the machine's GEMM rate, normalisation would not.
 Left out: random shifts. The cameras are fixed, so absolute image position carries metric information.
 """
@@ -90,7 +92,7 @@ class Scene:
 
 
 class Locator(nn.Module):
-    """Where the cameras see a keypoint, and proprioception -> the way from the hand to it (…, 3), world axes [m].
+    """What and where the cameras see, and proprioception -> the way from the hand to it (…, 3), world axes [m].
 
     Always in fp32: the rounding of bf16 is two millimetres.
     """
@@ -124,7 +126,7 @@ class SceneEncoder(nn.Module):
         self.visible = nn.Parameter(torch.zeros(C, K, cfg.map_channels + 1))
         point_features = cfg.map_channels + 3 + 4 * cfg.frequencies
         self.point_token = nn.Sequential(nn.Linear(point_features, D), nn.SiLU(), nn.Linear(D, D))
-        seen = len(cfg.cameras) * (3 + 4 * cfg.frequencies) + cfg.state_dim
+        seen = len(cfg.cameras) * point_features + cfg.state_dim
         self.locator = Locator(seen, K, cfg.locate_width)
         self.way_token = nn.Linear(3 + 6 * cfg.frequencies, D)
         self.view_token = nn.Linear(cfg.trunk_channels, D)
@@ -140,20 +142,21 @@ class SceneEncoder(nn.Module):
         logits = torch.stack([heat[:, c, c] for c in range(C)], dim=1)  # (B, C, K, cells)
         heat_map = logits.softmax(-1)
         points = heat_map @ self.grid  # (B, C, K, 2)
-        pooled = heat_map @ fine.flatten(2).transpose(1, 2).reshape(B, C, -1, self.cfg.map_channels)
+        features = fine.flatten(2).transpose(1, 2).reshape(B, C, -1, self.cfg.map_channels)
+        pooled = heat_map @ features
         evidence = torch.cat([pooled, logits.amax(-1, keepdim=True) * 0.1], dim=-1)
         visible = (evidence * self.visible).sum(-1) + self.visible_bias
         where = torch.cat([visible.sigmoid().unsqueeze(-1), self._fourier(points)], dim=-1)  # (B, C, K, ...)
-        way = self._locate(where, state)
+        way = self._locate(torch.cat([heat_map.detach() @ features, where.detach()], dim=-1), state)
         keypoints = self.point_token(torch.cat([pooled, where], dim=-1))
         keypoints = (keypoints + self.way_token(self._fourier(way / REACH)).unsqueeze(1)).flatten(1, 2)  # (B, C * K, D)
         views = self.view_token(coarse.mean((2, 3))).view(B, C, -1)
         z = torch.cat([keypoints, views, self.state_token(state).unsqueeze(1)], dim=1) + self.position
         return Scene(self.norm(z), logits, points, visible, way)
 
-    def _locate(self, where: Tensor, state: Tensor) -> Tensor:
-        """Every camera's view of a keypoint, then proprioception -> (B, K, 3). Moves no keypoint: early on it would."""
-        views = where.detach().float().transpose(1, 2).flatten(2)  # (B, K, C * ...)
+    def _locate(self, seen: Tensor, state: Tensor) -> Tensor:
+        """What every camera sees of a keypoint (B, C, K, ...), then proprioception -> (B, K, 3)."""
+        views = seen.float().transpose(1, 2).flatten(2)  # (B, K, C * ...)
         return self.locator(torch.cat([views, state.unsqueeze(1).expand(-1, views.shape[1], -1)], dim=-1))
 
     def _stack(self, images: dict[str, Tensor]) -> Tensor:
