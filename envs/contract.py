@@ -1,5 +1,6 @@
 """What an environment gives and takes, as plain data: `data.contract.Contract.from_fields` reads it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Vector:
 def build_contract(
     robot: str,
     fps: int,
-    cameras: tuple[str, ...],
+    cameras: Mapping[str, str],
     image_size: int,
     state: Vector,
     action: Vector,
@@ -32,17 +33,18 @@ def build_contract(
 ) -> dict[str, Any]:
     """Robot, rate [Hz] and features with dtype, shape, names, unit, range and role.
 
+    cameras: name -> what its image shows, in words (the image's unit): a policy must not meet another view than it knew
     entities: named things whose places the simulator knows, in the order of the privileged columns: M of them give
         observation.environment_state (M * 4,)       x, y, z [m] and present, per entity
         observation.keypoints.<camera> (M * 3,)      u right, v down in [-1, 1] and visible (inside the image), likewise
         referents (2,)                               entity that the instruction handles, and where to; -1: none
     """
     image = {"dtype": "uint8", "shape": [image_size, image_size, 3], "role": "image"}
-    features: dict[str, Any] = {f"observation.images.{camera}": image for camera in cameras}
+    features: dict[str, Any] = {f"observation.images.{name}": image | {"unit": view} for name, view in cameras.items()}
     features |= {"observation.state": state.feature("state"), "action": action.feature("action")}
     features |= {name: {"dtype": "string", "shape": [], "role": "text"} for name in ("task", "subtask")}
     if entities:
-        features |= _privileged(cameras, entities)
+        features |= _privileged(tuple(cameras), entities)
     features["perturbed"] = {"dtype": "bool", "shape": [1], "role": "label"}
     features["next.reward"] = {"dtype": "float32", "shape": [1], "role": "label"}
     features |= {name: {"dtype": "bool", "shape": [1], "role": "label"} for name in ("next.success", "next.done")}

@@ -51,7 +51,7 @@ class GymTask:
         state = Vector(tuple(f"state_{i}" for i in range(S)), ("unknown",) * S)
         names, units = tuple(f"action_{i}" for i in range(A)), ("of the limit",) * A
         action = Vector(names, units, (-1.0,) * A, (1.0,) * A)
-        return build_contract(self.robot, rate, (CAMERA,), image_size, state, action)
+        return build_contract(self.robot, rate, {CAMERA: "sRGB, as the environment renders"}, image_size, state, action)
 
 
 def _box(env: gymnasium.Env) -> spaces.Box:

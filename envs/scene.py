@@ -16,6 +16,7 @@ OBJECT_RADIUS = 0.0225  # half the size of every object [m]
 OBJECTS = 3  # movable objects in a scene
 BUTTON_TRAVEL = 0.012  # [m]
 DRAWER_TRAVEL = 0.16  # [m]
+FRONT_DEGREES = 30  # height of the front camera's view, which the things of all tasks fill (|u| < 0.92)
 BOWL_RADIUS, BOWL_HEIGHT = 0.065, 0.035  # inner radius and rim height [m]
 
 _OBJECT = """
@@ -73,7 +74,7 @@ _TEMPLATE = """
   <worldbody>
     <light pos=".5 0 1.8" dir="0 0 -1" castshadow="false" diffuse=".3 .3 .3"/>
     <geom name="table" type="box" size=".5 .6 .02" pos=".45 0 -.02" rgba=".62 .62 .6 1" friction="1 .02 .0005"/>
-    <camera name="front" pos=".87 0 .98" xyaxes="0 1 0 -0.9216 0 0.3881" fovy="40"/>
+    <camera name="front" pos=".87 0 .98" xyaxes="0 1 0 -0.9216 0 0.3881" fovy="{degrees}"/>
     {bodies}
   </worldbody>
 </mujoco>"""
@@ -90,7 +91,7 @@ def compile_scene(fixtures: tuple[str, ...]) -> mujoco.MjModel:
         "drawer": _DRAWER,
     }
     bodies = "".join(parts[name] for name in fixtures)
-    return mujoco.MjModel.from_xml_string(_TEMPLATE.format(panda=PANDA, bodies=bodies))
+    return mujoco.MjModel.from_xml_string(_TEMPLATE.format(panda=PANDA, degrees=FRONT_DEGREES, bodies=bodies))
 
 
 def _bowl(sides: int = 10) -> str:

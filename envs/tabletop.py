@@ -14,13 +14,15 @@ from envs.entities import ENTITIES
 from envs.privileged import privileged_columns
 from envs.projection import project
 from envs.rendering import Cameras
+from envs.scene import FRONT_DEGREES
 from envs.simulation import CONTROL_HZ, Simulation
 from envs.task_env import Script, TaskEnv, digest, told
 
 if TYPE_CHECKING:
     from envs.task import Task
 
-CAMERAS = ("front", "wrist")
+VIEWS = {"front": f"sRGB, {FRONT_DEGREES} degrees high, the table", "wrist": "sRGB, 75 degrees high, the gripper"}
+CAMERAS = tuple(VIEWS)
 STATE_NAMES = (
     "eef_x", "eef_y", "eef_z", *(f"rot6d_{i}" for i in range(6)), "gripper_opening",
     *(f"joint_{i}" for i in range(1, 8)),
@@ -36,7 +38,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
     """What every tabletop task gives and takes."""
     state = Vector(STATE_NAMES, STATE_UNITS, tuple(STATE_LOW.tolist()), tuple(STATE_HIGH.tolist()))
     action = Vector(ACTION_NAMES, ACTION_UNITS, (-1.0,) * 7, (1.0,) * 7)
-    return build_contract("panda_primitives", CONTROL_HZ, CAMERAS, image_size, state, action, ENTITIES)
+    return build_contract("panda_primitives", CONTROL_HZ, VIEWS, image_size, state, action, ENTITIES)
 
 
 class TabletopEnv(TaskEnv):

@@ -22,7 +22,7 @@ import numpy as np
 
 from envs.contract import Vector, build_contract
 from envs.metaworld.expert import MetaWorldExpert
-from envs.metaworld.view import SMOOTH, in_workspace, look_at_workspace, smooth
+from envs.metaworld.view import SMOOTH, VIEW, in_workspace, look_at_workspace, smooth
 from envs.privileged import privileged_columns
 from envs.projection import project
 from envs.rendering import Cameras
@@ -44,7 +44,7 @@ def contract_fields(image_size: int) -> dict[str, Any]:
     state = Vector(STATE_NAMES, units, tuple(STATE_LOW.tolist()), tuple(STATE_HIGH.tolist()))
     names, units = ("delta_x", "delta_y", "delta_z", "gripper"), (*["0.01 m, world"] * 3, "-1 open, 1 close")
     action = Vector(names, units, (-1.0,) * 4, (1.0,) * 4)
-    return build_contract("sawyer_metaworld", FPS, (CAMERA,), image_size, state, action, ENTITIES)
+    return build_contract("sawyer_metaworld", FPS, {CAMERA: VIEW}, image_size, state, action, ENTITIES)
 
 
 class _Welds:

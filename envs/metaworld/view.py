@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
+VIEW = "sRGB, the part of the image where things happen"
 MIDDLE = np.array([0.16, 0.02], np.float32)  # of the part: u right, v down, in [-1, 1] across the camera's whole image
 SIDE = 0.52  # of the part, as a share of the whole image's
 SMOOTH = 2  # pixels drawn for each pixel shown, along each side
