@@ -21,9 +21,9 @@ from data.writer import Recorder
 from policy.pool import Crash, Pool
 from scripts.errors import UserError
 
-# Steps recorded beyond the first success: without them the data never shows how a goal is held, and policies that
-# arrive slightly off have seen nothing like it.
-SETTLE = 6
+# Recorded beyond the first success [s]: without it the data never shows how a goal is held, and policies that arrive
+# slightly off have seen nothing like it: they stop a hair before the threshold at which every demonstration ends.
+SETTLE = 0.3
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def record(job: Job) -> EncodedEpisode | None:
     obs, _ = env.reset(seed=job.seed)
     instruction, expert = obs["task"], envs.expert(env, job.seed)
     encoder = EpisodeEncoder(_contract((job.task,), job.image_size), job.mode)
-    left, succeeded = SETTLE, False
+    left, succeeded = round(SETTLE * encoder.contract.fps), False
     for step in range(env.unwrapped.horizon):
         action, subtask, perturbed = expert.act()
         frame = {key: value for key, value in obs.items() if key != "task"} | env.unwrapped.privileged()

@@ -8,7 +8,8 @@ A stage is never left for an earlier one. Where nothing moves but the hand (`rea
 Things may still be falling into place when an episode starts: what moves far from the hand does not count.
 
 The scripts know no chance, and what never goes wrong shows nobody how to mend it: now and then the hand is pushed aside
-for a few steps (envs/bursts.py). They look at where things are, so that they mend it.
+for a few steps (envs/bursts.py), and sometimes the fingers do the opposite meanwhile, which drops what they hold. The
+scripts look at where things are, so that they mend it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
 NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it
 CLOSING = 0.1  # rise of the gripper's command over the first one
 BURST_RATE, BURST_STEPS = 0.01, (3, 8)  # chance a step that a push starts; its length
+FLIP_RATE = 0.3  # share of pushes in which the fingers do the opposite
 
 
 class MetaWorldExpert:
@@ -42,9 +44,12 @@ class MetaWorldExpert:
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (4,), clipped as it is executed; subtask; is the hand being pushed."""
         wanted = self._script.get_action(self._env.full.copy())  # a copy: some scripts write into what they read
-        wanted, push = np.clip(wanted, -1.0, 1.0), self._bursts.step()
-        action = wanted if push is None else np.clip(wanted + push, -1.0, 1.0)
-        return action.astype(np.float32), self._subtask(float(action[3])), push is not None
+        action, burst = np.clip(wanted, -1.0, 1.0), self._bursts.step()
+        subtask = self._subtask(float(action[3]))
+        if burst is not None:
+            push, flip = burst
+            action = np.append(np.clip(action[:3] + push, -1.0, 1.0), -np.sign(action[3]) if flip else action[3])
+        return action.astype(np.float32), subtask, burst is not None
 
     def _subtask(self, gripper: float) -> str:
         self._gripper = gripper if self._gripper is None else self._gripper
@@ -57,6 +62,6 @@ class MetaWorldExpert:
         return (f"reach the {name}", f"grasp the {name}", instruction)[self._stage]
 
 
-def _push(rng: np.random.Generator) -> np.ndarray:
-    """Offset (4,) of the action: the hand is pushed, the fingers are left alone."""
-    return np.append(rng.uniform(-1.0, 1.0, 3), 0.0)
+def _push(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """Offset (3,) of the hand's movement; do the fingers do the opposite."""
+    return rng.uniform(-1.0, 1.0, 3), bool(rng.random() < FLIP_RATE)
