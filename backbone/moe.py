@@ -46,6 +46,11 @@ def unchanged(weight: Tensor) -> Tensor:
     return weight
 
 
+def expert_loads(model: nn.Module) -> list[Tensor]:
+    """The counters (E,) that `balance` of every mixture in `model` will read."""
+    return [part.load for part in model.modules() if isinstance(part, MixtureOfExperts)]
+
+
 class MixtureOfExperts(nn.Module):
     bias: Tensor
     load: Tensor

@@ -50,6 +50,11 @@ class FrameCache:
     instruction_of_episode: np.ndarray  # (E,)
     subtasks: list[str]
     episodes: list[dict[str, Any]]  # the rows of meta/episodes, e.g. sim/seed, sim/success
+    folder: Path  # where the arrays lie
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the same files; nothing is copied."""
+        return FrameCache.open, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.episode_of)
@@ -104,6 +109,7 @@ class FrameCache:
             instruction_of_episode=instruction,
             subtasks=meta["subtasks"],
             episodes=meta["episodes"],
+            folder=folder,
         )
 
 

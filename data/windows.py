@@ -72,7 +72,7 @@ def look(cache: FrameCache, idx: np.ndarray) -> Batch:
 
 
 class Sampler:
-    """Frames for every step: indices(step) -> int64 (B,), uniform, without replacement inside an epoch."""
+    """Frames for every step: indices(step) -> int64 (B,) or the share of it, uniform, no frame twice in an epoch."""
 
     def __init__(
         self,
@@ -84,9 +84,11 @@ class Sampler:
         tick: int = 20,
         episodes: np.ndarray | None = None,
         keep: np.ndarray | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """`episodes`: sample from these only (see `split_by_seed`); `keep` bool (F,): these frames only; `ticks`
-        planner ticks, `tick` frames apart."""
+        planner ticks, `tick` frames apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes
+        have a batch between them."""
         self.batch_size, self.seed = batch_size, seed
         self.chunk, self.ticks, self.tick = chunk, ticks, tick
         chosen = (
@@ -96,12 +98,16 @@ class Sampler:
             chosen[episodes] = True
         here = chosen[cache.episode_of]
         self.frames = np.flatnonzero(here if keep is None else here & keep)
+        self.share = share
+        if batch_size % share[1]:
+            raise DataError(f"sampler: {share[1]} processes cannot share a batch of {batch_size} evenly")
         if batch_size < 1 or not len(self.frames):
             raise DataError(f"sampler: batch size {batch_size} over {len(self.frames)} frames; both must be above 0")
         self._permutation = lru_cache(maxsize=2)(self._epoch_permutation)
 
     def indices(self, step: int) -> np.ndarray:
-        position = step * self.batch_size + np.arange(self.batch_size)
+        rank, processes = self.share
+        position = step * self.batch_size + np.arange(rank, self.batch_size, processes)
         epoch, place = np.divmod(position, len(self.frames))
         parts = [self._permutation(int(e))[place[epoch == e]] for e in np.unique(epoch)]
         return self.frames[np.concatenate(parts)]

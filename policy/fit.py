@@ -21,7 +21,8 @@ from data.progress import progress_bar
 from policy.errors import PolicyError
 from policy.precision import autocast
 from policy.recipe import Stage
-from policy.run import Run
+from policy.run import Run, Silent
+from policy.team import Team
 
 MAX_SKIPPED = 5  # consecutive steps with a non-finite loss or gradient before the run stops
 
@@ -55,7 +56,8 @@ def fit(
     model: nn.Module,
     average: AveragedModel,
     stage: Stage,
-    run: Run,
+    run: Run | Silent,
+    team: Team,
     seed: int,
     dtype: torch.dtype,
     save: Callable[[int, torch.optim.Optimizer], None],
@@ -77,27 +79,42 @@ def fit(
     with bar:
         while progress.step < stage.steps:
             batch = _next(batches, progress)
-            torch.manual_seed(seed * 1_000_003 + progress.step * 2 + len(learner.name) % 2)
+            torch.manual_seed((seed * 1_000_003 + progress.step * 2 + len(learner.name) % 2) * team.size + team.rank)
             with autocast(device, dtype):
                 loss, metrics = learner.losses(batch)
             loss.backward()
+            numbers = metrics | {"loss": loss.detach(), "stop": torch.tensor(float(run.stop_requested))}
+            _agree(parameters, numbers, team)
+            stop = bool(numbers.pop("stop"))
             norm = nn.utils.clip_grad_norm_(parameters, stage.clip)
-            if _finite(loss, norm, progress, batch):
+            if _finite(numbers["loss"], norm, progress, batch):
                 optimizer.step()
                 average.update_parameters(model)
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             learner.after_step()
             progress.step += 1
-            _collect(progress, metrics | {"loss": loss, "gradient_norm": norm})
+            _collect(progress, numbers | {"gradient_norm": norm})
             bar.update()
             if progress.step % log_every == 0 or progress.step == stage.steps:
                 _report(learner.name, progress, stage.batch, float(schedule.get_last_lr()[0]), run, bar)
-            if run.stop_requested or progress.step % save_every == 0 or progress.step == stage.steps:
+            if stop or progress.step % save_every == 0 or progress.step == stage.steps:
                 save(progress.step, optimizer)
-            if run.stop_requested:
+            if stop:
                 return False
     return True
+
+
+def _agree(parameters: list[nn.Parameter], numbers: dict[str, Tensor], team: Team) -> None:
+    """Gradients and numbers become their means over the processes. A process may lack a gradient that others have."""
+    if team.size == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    means = torch.stack([number.detach().float() for number in numbers.values()])
+    team.average([*(p.grad for p in parameters if p.grad is not None), means])
+    numbers |= dict(zip(numbers, means, strict=True))
 
 
 def _groups(parameters: list[nn.Parameter], model: nn.Module, stage: Stage) -> list[dict[str, Any]]:
@@ -148,7 +165,7 @@ def _collect(progress: Progress, metrics: dict[str, Tensor]) -> None:
         progress.metrics[name] = progress.metrics.get(name, 0.0) + value.item()
 
 
-def _report(name: str, progress: Progress, batch: int, rate: float, run: Run, bar: tqdm) -> None:
+def _report(name: str, progress: Progress, batch: int, rate: float, run: Run | Silent, bar: tqdm) -> None:
     seconds = time.perf_counter() - progress.since
     means = {key: value / progress.steps_since for key, value in progress.metrics.items()}
     speed = {"samples_per_s": batch * progress.steps_since / seconds, "data_wait": progress.wait_s / seconds}

@@ -10,6 +10,7 @@ from data.progress import progress_bar
 from data.windows import look
 from policy.bundle import Bundle
 from policy.precision import autocast
+from policy.team import ALONE, Team
 
 BATCH = 128  # frames encoded together
 
@@ -29,16 +30,19 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_all(bundle: Bundle, cache: FrameCache, dtype: torch.dtype) -> Latents:
+def encode_all(bundle: Bundle, cache: FrameCache, dtype: torch.dtype, team: Team = ALONE) -> Latents:
+    """Every process of the team encodes its share and has all in the end."""
     model, count = bundle.model, len(cache)
     device = next(model.parameters()).device
-    z = torch.empty(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
-    g = torch.empty(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
-    for start in progress_bar(iterable=range(0, count, BATCH), desc="encode", unit="batch"):
+    z = torch.zeros(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
+    g = torch.zeros(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
+    starts = range(BATCH * team.rank, count, BATCH * team.size)
+    for start in progress_bar(iterable=starts, desc="encode", unit="batch"):
         rows = torch.arange(start, min(start + BATCH, count))
         seen = look(cache, rows.numpy())
         images = {camera: frames.to(device) for camera, frames in seen["images"].items()}
         with autocast(device, dtype):
             scene = model.encoder(images, bundle.normalized_state(seen["state"].to(device)))
             z[rows], g[rows] = scene.z.cpu().to(z.dtype), model.read_out(scene.z).cpu().to(g.dtype)
+    team.add([z, g])
     return Latents(z, g)

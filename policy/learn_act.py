@@ -20,6 +20,7 @@ from data.windows import Extras, Loader, Sampler
 from planner.grounding import grounding_loss
 from policy.model import Tandem
 from policy.scene_encoder import keypoint_loss, way_loss
+from policy.team import ALONE, Team
 
 if TYPE_CHECKING:
     from policy.bundle import Bundle
@@ -41,12 +42,22 @@ class ActLearner:
     name = "act"
 
     def __init__(
-        self, bundle: "Bundle", average: AveragedModel, cache: FrameCache, batch: int, seed: int, dtype: torch.dtype
+        self,
+        bundle: "Bundle",
+        average: AveragedModel,
+        cache: FrameCache,
+        batch: int,
+        seed: int,
+        dtype: torch.dtype,
+        team: Team = ALONE,
     ):
         self.bundle, self.model, self.cache = bundle, bundle.model, cache
         self.average = cast(Tandem, average.module)
         sizes = bundle.config.sizes
-        self.sampler = Sampler(cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, keep=_imitated(cache))
+        self.sampler = Sampler(
+            cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, keep=_imitated(cache),
+            share=(team.rank, team.size),
+        )  # fmt: skip
         self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 

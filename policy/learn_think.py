@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from backbone.moe import expert_loads
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
 from policy.bundle import Bundle
 from policy.latents import encode_all
+from policy.team import ALONE, Team
 
 WEIGHTS = {"flow": 1.0, "text": 0.3, "goal": 1.0, "progress": 0.3, "future": 1.0, "picture": 1.0}
 JUDGEMENT = 0.1  # weight of the world model's progress and success losses
@@ -38,17 +40,21 @@ class ThinkLearner:
         batch: int,
         seed: int,
         dtype: torch.dtype,
+        team: Team = ALONE,
     ):
         """average: not used by this stage."""
+        self.team = team
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         self.device = next(bundle.model.parameters()).device
         sizes = bundle.sizes
-        self.sampler = Sampler(cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick)
+        self.sampler = Sampler(
+            cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick, share=(team.rank, team.size)
+        )
         self.instructions = bundle.tokenize(cache.instructions, sizes.instruction_length)
         blank = torch.zeros(1, sizes.subtask_length, dtype=torch.int64)
         self.subtasks = torch.cat([bundle.tokenize(cache.subtasks, sizes.subtask_length), blank])  # row -1: none yet
         self.succeeds = torch.from_numpy(_succeeds_within(cache, sizes.chunk))
-        self.latents = encode_all(bundle, cache, dtype)
+        self.latents = encode_all(bundle, cache, dtype, team)
         self.front = bundle.cameras[0]
 
     def parameters(self) -> list[nn.Parameter]:
@@ -109,6 +115,7 @@ class ThinkLearner:
         return (batch["progress"] + (1 - batch["progress"]) * gained).clamp(0, 1)
 
     def after_step(self) -> None:
+        self.team.add(expert_loads(self.model.planner))
         self.model.planner.balance()
 
 

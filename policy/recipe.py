@@ -52,7 +52,8 @@ class Recipe:
     think: Stage
     sizes: Sizes = field(default_factory=Sizes)
     seed: int = 0
-    threads: int = 2  # of torch, in training
+    processes: int = 2  # that share every batch in training (policy/team.py)
+    threads: int = 1  # of torch, in each of them
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
     save_every: int = 1000  # steps
     log_every: int = 50  # steps
@@ -61,7 +62,9 @@ class Recipe:
 def debug() -> Recipe:
     """Seconds on a CPU: does every part run, save and resume. Learns nothing."""
     stage = Stage(steps=4, batch=4, warmup=1)
-    return Recipe("debug", ("reach",), 2, stage, stage, Sizes(width=48, draws=2), save_every=2, log_every=1)
+    return Recipe(
+        "debug", ("reach",), 2, stage, stage, Sizes(width=48, draws=2), processes=1, save_every=2, log_every=1
+    )
 
 
 def demo() -> Recipe:

@@ -22,6 +22,15 @@ def default_output(command: str, job: str) -> Path:
     return Path("outputs") / command / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{job}"
 
 
+class Silent:
+    """What a partner in training has for a run: rank 0 alone logs and is asked to stop (policy/team.py)."""
+
+    stop_requested = False
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+
 class Run:
     """Context manager: takes the lock, turns Ctrl-C and SIGTERM into `stop_requested`, closes the curves."""
 

@@ -24,7 +24,8 @@ from policy.learn_think import ThinkLearner
 from policy.new_bundle import new_bundle
 from policy.precision import fastest_dtype
 from policy.recipe import Recipe, Stage
-from policy.run import Run
+from policy.run import Run, Silent
+from policy.team import Team, recruit
 
 STATE = "training_state"
 STAGES = ("act", "think")
@@ -63,12 +64,35 @@ def train(
     with Run(output, resume) as run:
         training = fresh or _resume(recipe, cache, output)
         training.spent += prepared
-        for stage in STAGES[STAGES.index(training.stage) :]:
-            if stage != training.stage:
-                _enter(training, stage)
-            if not _run_stage(training, cache, run, dtype):
+        with recruit(recipe.processes, _partner, (recipe, cache, output, resume, act_from, dtype)) as team:
+            if not _run_stages(training, cache, run, team, dtype):
                 raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
     return checkpoint.resolve(output)
+
+
+def _partner(
+    team: Team,
+    recipe: Recipe,
+    cache: FrameCache,
+    output: Path,
+    resume: bool,
+    act_from: Path | None,
+    dtype: torch.dtype,
+) -> None:
+    """The same training in another process, on its share of every batch; it saves nothing and says nothing."""
+    torch.set_num_threads(recipe.threads)
+    training = _resume(recipe, cache, output) if resume else _start(recipe, cache, act_from)
+    _run_stages(training, cache, Silent(), team, dtype)
+
+
+def _run_stages(training: Training, cache: FrameCache, run: Run | Silent, team: Team, dtype: torch.dtype) -> bool:
+    """True when all stages are done, False when asked to stop."""
+    for stage in STAGES[STAGES.index(training.stage) :]:
+        if stage != training.stage:
+            _enter(training, stage)
+        if not _run_stage(training, cache, run, team, dtype):
+            return False
+    return True
 
 
 def resolve_dtype(precision: str) -> torch.dtype:
@@ -102,19 +126,23 @@ def _settings(recipe: Recipe, stage: str) -> Stage:
     return {"act": recipe.act, "think": recipe.think}[stage]
 
 
-def _run_stage(training: Training, cache: FrameCache, run: Run, dtype: torch.dtype) -> bool:
+def _run_stage(training: Training, cache: FrameCache, run: Run | Silent, team: Team, dtype: torch.dtype) -> bool:
     recipe, settings = training.recipe, _settings(training.recipe, training.stage)
     learners: dict[str, Callable[..., Learner]] = {"act": ActLearner, "think": ThinkLearner}
-    learner = learners[training.stage](training.bundle, training.average, cache, settings.batch, recipe.seed, dtype)
+    learner = learners[training.stage](
+        training.bundle, training.average, cache, settings.batch, recipe.seed, dtype, team
+    )
     assert training.progress is not None
 
     def save(step: int, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(run, Run):
+            return
         total = step + (recipe.act.steps if training.stage == "think" else 0)
         checkpoint.save(run.folder / "checkpoints", total, _files(training, step, optimizer), spare=recipe.act.steps)
 
     return fit(
-        learner, training.bundle.model, training.average, settings, run, recipe.seed, dtype, save, training.progress,
-        recipe.save_every, recipe.log_every,
+        learner, training.bundle.model, training.average, settings, run, team, recipe.seed, dtype, save,
+        training.progress, recipe.save_every, recipe.log_every,
     )  # fmt: skip
 
 
@@ -173,6 +201,7 @@ def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path,
         if isinstance(value, dict) and isinstance(old, dict):
             _refuse_changes(old, value, folder, f"{path}{key}.")
         elif (list(value) if isinstance(value, tuple) else value) != old and key not in (
+            "processes",
             "threads",
             "save_every",
             "log_every",

@@ -25,13 +25,15 @@ class Args:
     act_steps: int | None = None  # steps of stage `act`, instead of the preset's
     think_steps: int | None = None  # steps of stage `think`, instead of the preset's
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
-    threads: int = 2  # of torch
+    processes: int | None = None  # that share every batch, instead of the preset's
+    threads: int = 1  # of torch, in each of them
     cache: Path = Path("cache")  # decoded frames, memory-mapped
     dry_run: bool = False  # print the resolved settings and stop
 
 
 def recipe_of(args: Args) -> Recipe:
-    recipe = replace(preset(args.preset), seed=args.seed, precision=args.precision, threads=args.threads)
+    recipe = replace(preset(args.preset), seed=args.seed, precision=args.precision)
+    recipe = replace(recipe, processes=args.processes or recipe.processes, threads=args.threads)
     act = recipe.act if args.act_steps is None else replace(recipe.act, steps=args.act_steps)
     think = recipe.think if args.think_steps is None else replace(recipe.think, steps=args.think_steps)
     return replace(recipe, act=act, think=think)

@@ -84,6 +84,7 @@ def _run(args: Args, learner: "ThinkLearner", name: str, seed: int) -> dict[str,
     from policy.precision import fastest_dtype
     from policy.recipe import Stage
     from policy.run import Run
+    from policy.team import ALONE
 
     torch.manual_seed(seed)
     planner = System2(replace(learner.model.planner.cfg, trunk=TRUNKS[name]))
@@ -91,7 +92,7 @@ def _run(args: Args, learner: "ThinkLearner", name: str, seed: int) -> dict[str,
     average, alone = averaged(planner, stage.ema), PlannerLearner(planner, learner, seed)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder), resume=True) as run:
         fit(
-            alone, planner, average, stage, run, seed, fastest_dtype(), lambda step, optimizer: None, Progress(),
+            alone, planner, average, stage, run, ALONE, seed, fastest_dtype(), lambda step, optimizer: None, Progress(),
             args.steps, args.steps,
         )  # fmt: skip
     seconds = time.perf_counter() - begin
