@@ -21,6 +21,8 @@ from planner.search import rank
 from policy.bundle import Bundle, agree
 from policy.limiter import ActionLimiter
 
+NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -35,8 +37,21 @@ class Runtime:
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
 
 
+@dataclass(frozen=True)
+class Situation:
+    """What the agent makes of one look: all that deciding needs. Batch of one."""
+
+    z: Tensor  # (1, N, D) scene tokens
+    referents: Tensor  # (1, R, D) scene tokens that the instruction means
+    state: Tensor  # (1, S) normalised proprioception
+    goal: Tensor | None  # (1, K, D) the planner's subgoal; None: flat
+
+
 class TandemAgent:
-    """`reset(instruction, seed)`, then `act(obs) -> action` once a control step; `trace` says what it thought."""
+    """`reset(instruction, seed)`, then `act(obs) -> action` once a control step; `trace` says what it thought.
+
+    Where `looks`, `act` is `decide(look(obs), noise)`: who wants another noise calls those two before `act`.
+    """
 
     def __init__(self, bundle: Bundle, runtime: Runtime):
         self.bundle, self.runtime = bundle, runtime
@@ -62,6 +77,7 @@ class TandemAgent:
         self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64)
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.executed = 0
+        self.entry: dict[str, Any] = dict(NOTHING_NEW)  # of the next step's trace
 
     @property
     def looks(self) -> bool:
@@ -71,30 +87,43 @@ class TandemAgent:
     @torch.no_grad()
     def act(self, obs: dict[str, Any]) -> np.ndarray:
         """obs as in the contract -> action (A,) in [-1, 1]."""
-        entry: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
         if self.looks:
-            self._look(obs, entry)
-            self.executed = 0
+            self.decide(self.look(obs), self.noise())
         action = self.bundle.action(self.queue.popleft())
         self.executed += 1
         self.step += 1
         self.since_tick += 1
         self.trace.append(
-            {"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | entry
+            {"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | self.entry
         )
+        self.entry = dict(NOTHING_NEW)
         return self.limiter(action)
 
-    def _look(self, obs: dict[str, Any], entry: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def look(self, obs: dict[str, Any]) -> Situation:
+        """Sees, and thinks where a tick of the planner is due."""
         begin = time.perf_counter()
-        z = self.model.encoder(*self.bundle.observation(obs)).z  # (1, N, D)
+        images, state = self.bundle.observation(obs)
+        z = self.model.encoder(images, state).z  # (1, N, D)
         referents, _ = self.model.grounding(self.instruction, z)
-        seen = time.perf_counter()
+        self.entry["controller_ms"] = 1e3 * (time.perf_counter() - begin)
         if self.runtime.mode == "hierarchical" and self._tick_is_due():
-            self._think(z, referents, entry)
-        thought = time.perf_counter()
-        chunk = self._choose(z, referents, entry)  # (H, A)
-        entry["controller_ms"] = 1e3 * (time.perf_counter() - thought + seen - begin)
-        self.queue = deque(chunk.numpy())
+            self._think(z, referents, self.entry)
+        return Situation(z, referents, state, self.goal)
+
+    @torch.no_grad()
+    def decide(self, situation: Situation, noise: Tensor) -> None:
+        """noise (1, M, H, A), one chunk each: M is 1, or `candidates` where plans are ranked."""
+        begin = time.perf_counter()
+        chunk = self._choose(situation, noise)  # (H, A)
+        self.entry["controller_ms"] += 1e3 * (time.perf_counter() - begin)
+        self.queue, self.executed = deque(chunk.numpy()), 0
+
+    def noise(self) -> Tensor:
+        """(1, M, H, A), from the episode's own random numbers."""
+        cfg = self.model.controller.cfg
+        draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
+        return torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
 
     def _tick_is_due(self) -> bool:
         return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
@@ -125,20 +154,16 @@ class TandemAgent:
         mask = torch.tensor([[False] * missing + [True] * len(past)])
         return torch.stack([past[0]] * missing + past).unsqueeze(0), mask
 
-    def _choose(self, z: Tensor, referents: Tensor, entry: dict[str, Any]) -> Tensor:
-        controller, goal = self.model.controller, self.goal
-        draws = self.runtime.candidates if self.runtime.plan == "rank" and goal is not None else 1
-        cfg = controller.cfg
-        noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
-        chunks = controller.sample(controller.context(self.instruction, z, referents, goal), noise, self._prefix())[
-            0
-        ]  # (M, H, A)
+    def _choose(self, situation: Situation, noise: Tensor) -> Tensor:
+        controller, z, goal = self.model.controller, situation.z, situation.goal
+        context = controller.context(self.instruction, z, situation.referents, goal)
+        chunks = controller.sample(context, noise, self._prefix())[0]  # (M, H, A)
         best = 0
-        if draws > 1 and goal is not None:
+        if len(chunks) > 1 and goal is not None:
             best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)
         if self.runtime.pictures and goal is not None:
             forecast = self.model.world(z, chunks[best : best + 1], goal)
-            entry["future_image"] = self.bundle.picture(self.model.read_out(forecast.z))
+            self.entry["future_image"] = self.bundle.picture(self.model.read_out(forecast.z))
         return chunks[best]
 
     def _prefix(self) -> Tensor | None:
