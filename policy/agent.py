@@ -20,6 +20,7 @@ from data.contract import Contract
 from planner.search import rank
 from policy.bundle import Bundle, agree
 from policy.limiter import ActionLimiter
+from policy.situation import Situation
 
 NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
 
@@ -35,16 +36,6 @@ class Runtime:
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the agent makes of one look: all that deciding needs. Batch of one."""
-
-    z: Tensor  # (1, N, D) scene tokens
-    referents: Tensor  # (1, R, D) scene tokens that the instruction means
-    state: Tensor  # (1, S) normalised proprioception
-    goal: Tensor | None  # (1, K, D) the planner's subgoal; None: flat
 
 
 class TandemAgent:
@@ -88,7 +79,8 @@ class TandemAgent:
     def act(self, obs: dict[str, Any]) -> np.ndarray:
         """obs as in the contract -> action (A,) in [-1, 1]."""
         if self.looks:
-            self.decide(self.look(obs), self.noise())
+            situation = self.look(obs)
+            self.decide(situation, self.noise(situation))
         action = self.bundle.action(self.queue.popleft())
         self.executed += 1
         self.step += 1
@@ -109,7 +101,7 @@ class TandemAgent:
         self.entry["controller_ms"] = 1e3 * (time.perf_counter() - begin)
         if self.runtime.mode == "hierarchical" and self._tick_is_due():
             self._think(z, referents, self.entry)
-        return Situation(z, referents, state, self.goal)
+        return Situation(z, referents, state, self.goal, self.model.controller.words(self.instruction).mean(1))
 
     @torch.no_grad()
     def decide(self, situation: Situation, noise: Tensor) -> None:
@@ -119,8 +111,10 @@ class TandemAgent:
         self.entry["controller_ms"] += 1e3 * (time.perf_counter() - begin)
         self.queue, self.executed = deque(chunk.numpy()), 0
 
-    def noise(self) -> Tensor:
-        """(1, M, H, A), from the episode's own random numbers."""
+    def noise(self, situation: Situation) -> Tensor:
+        """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
+        if self.bundle.steering is not None:
+            return self.bundle.steering(situation.pooled())
         cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
         return torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)

@@ -20,9 +20,11 @@ from policy import checkpoint
 from policy.errors import PolicyError
 from policy.model import ModelConfig, Tandem
 from policy.recipe import Sizes
+from policy.steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
 PRETRAINED = "pretrained_model"
+STEERING = f"{PRETRAINED}/steering"
 HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 
@@ -33,6 +35,7 @@ class Bundle:
     normalizer: Normalizer
     tokenizer: WordTokenizer
     model: Tandem
+    steering: Steering | None = None  # chooses the controller's noise, where reinforcement learning taught it to
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
@@ -47,7 +50,8 @@ class Bundle:
         tokenizer = WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/tokenizer.json")))
         model = Tandem(config)
         load_weights(model, checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors"), folder)
-        return cls(config, contract, normalizer, tokenizer, model.eval().requires_grad_(False))
+        model.eval().requires_grad_(False)
+        return cls(config, contract, normalizer, tokenizer, model, _steering(folder))
 
     def files(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """What `checkpoint.save` stores for this policy."""
@@ -57,7 +61,7 @@ class Bundle:
             f"{PRETRAINED}/normalizer.json": json.loads(self.normalizer.to_json()),
             f"{PRETRAINED}/tokenizer.json": json.loads(self.tokenizer.to_json()),
             f"{PRETRAINED}/model.safetensors": weights,
-        }
+        } | ({} if self.steering is None else _steering_files(self.steering))
 
     @property
     def sizes(self) -> Sizes:
@@ -121,6 +125,21 @@ class Bundle:
         """Goal tokens (1, K, D) -> what they look like, uint8 (h, w, 3)."""
         image = self.model.decoder(goal)[0].clamp(0, 1)
         return (image.permute(1, 2, 0) * 255).byte().numpy()
+
+
+def _steering(folder: Path) -> Steering | None:
+    if not (folder / STEERING / "config.json").exists():
+        return None
+    steering = Steering(SteeringConfig.from_json(checkpoint.read_json(folder, f"{STEERING}/config.json")))
+    load_weights(steering, checkpoint.read_tensors(folder, f"{STEERING}/model.safetensors"), folder)
+    return steering.eval().requires_grad_(False)
+
+
+def _steering_files(steering: Steering) -> dict[str, Any]:
+    return {
+        f"{STEERING}/config.json": asdict(steering.cfg),
+        f"{STEERING}/model.safetensors": dict(steering.state_dict()),
+    }
 
 
 def agree(policy: Contract, environment: Contract) -> None:

@@ -28,7 +28,8 @@ MANIFEST = "manifest.json"
 
 
 def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: int = -1) -> Path:
-    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json) or text.
+    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json), text or
+    bytes.
 
     Of older ones the newest stay, `keep` in all, and step `spare`.
     """
@@ -120,6 +121,8 @@ def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".safetensors":
         save_file({name: tensor.detach().contiguous() for name, tensor in content.items()}, file)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
     else:
         file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
     with open(file, "rb+") as handle:

@@ -63,7 +63,7 @@ class Outcome:
 
 
 @lru_cache(maxsize=8)
-def _environment(task: str, image_size: int | None) -> Any:
+def environment(task: str, image_size: int | None) -> Any:
     return envs.make(task, image_size)
 
 
@@ -79,7 +79,7 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=episode.mode))
     agent = _agent(spec)
-    return run_episode(_environment(episode.task, agent.image_size), agent, episode)
+    return run_episode(environment(episode.task, agent.image_size), agent, episode)
 
 
 Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step

@@ -12,6 +12,7 @@ VERBS = {
     "collect": "record demonstrations by the scripted experts",
     "train": "train a policy on recorded demonstrations",
     "eval": "measure task success on held-out seeds",
+    "rl": "make a trained policy better by its own experience",
     "compare": "say whether two evaluations differ",
     "watch": "render rollouts into videos and a page",
     "data": "check, repair, replay or describe a data set",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from policy.agents import entry
-from policy.rollout import Episode, Outcome, _environment, run_episode
+from policy.rollout import Episode, Outcome, environment, run_episode
 from scripts.malloc import keep_pages
 from scripts.peers.dataset import CODE, task_code, task_words
 
@@ -88,4 +88,4 @@ def run_job(job: tuple[str, Episode]) -> Outcome:
     folder, episode = job
     torch.set_num_threads(1)
     agent = load(folder)
-    return run_episode(_environment(episode.task, agent.image_size), agent, episode)
+    return run_episode(environment(episode.task, agent.image_size), agent, episode)

@@ -1,0 +1,1 @@
+"""Reinforcement learning after imitation: one algorithm, one file; experience, rollouts and curves exist once."""

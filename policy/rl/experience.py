@@ -1,0 +1,89 @@
+"""Experience on disk: whole episodes, one file each, and the count of all steps that ever were.
+
+    experience/000041.npz      arrays of one episode, and of every episode: steps, success, total
+Files are written under another name, synced and renamed: a kill at any moment leaves whole episodes. What they say is
+the truth that resuming starts from; weights of a checkpoint may be a little older.
+
+Notable choices
+- Bounded in bytes: the oldest episodes go first. `total`, the environment steps up to an episode's end, is stored with
+  it, so that the count survives what is forgotten.
+- A number that is not finite stops the run before it is stored.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policy.errors import PolicyError
+
+Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep
+
+
+@dataclass
+class Experience:
+    """Open with `Experience.open(folder, limit)`; `add` episodes; iterate over what is kept, oldest first."""
+
+    folder: Path
+    limit: int  # bytes on disk
+    sizes: dict[int, int]  # number of an episode -> bytes
+    steps: int  # environment steps of all episodes, those that are forgotten too
+
+    @classmethod
+    def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
+        folder.mkdir(parents=True, exist_ok=True)
+        for half in folder.glob(".*.npz"):  # of a writer that was killed
+            half.unlink()
+        sizes = {int(path.stem): path.stat().st_size for path in sorted(folder.glob("*.npz"))}
+        opened = cls(folder, limit, sizes, 0)
+        opened.steps = int(opened.load(max(sizes))["total"]) if sizes else 0
+        return opened
+
+    def __len__(self) -> int:
+        """Episodes ever added."""
+        return max(self.sizes, default=-1) + 1
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.load(number) for number in sorted(self.sizes))
+
+    def add(self, steps: int, success: bool, arrays: dict[str, np.ndarray]) -> None:
+        """arrays: name -> array; PolicyError names the first that is not finite, and nothing is stored."""
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise PolicyError(
+                    f"experience: {name} of episode {len(self)} is not finite; nothing of it was stored; lower the "
+                    "learning rate, or go on from the last checkpoint with --resume"
+                )
+        number, self.steps = len(self), self.steps + steps
+        about: dict[str, Any] = {"steps": steps, "success": success, "total": self.steps}
+        temporary, final = self.folder / f".{number:06d}.npz", self._file(number)
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **arrays | about)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+        except OSError as error:
+            raise PolicyError(f"cannot store experience in {self.folder}: {error}; free space and --resume") from None
+        self.sizes[number] = final.stat().st_size
+        self._forget()
+
+    def load(self, number: int) -> Episode:
+        try:
+            with np.load(self._file(number)) as file:
+                return dict(file)
+        except (OSError, ValueError, EOFError) as error:
+            raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def _forget(self) -> None:
+        """The newest episode always stays: it holds the count."""
+        while sum(self.sizes.values()) > self.limit and len(self.sizes) > 1:
+            oldest = min(self.sizes)
+            self._file(oldest).unlink()
+            del self.sizes[oldest]

@@ -1,0 +1,88 @@
+"""Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
+
+    observation  float32 (F,)   what the agent sees at a look, pooled (policy/situation.py)
+    action       float32 (A,)   in [-1, 1], times policy.steering.BOUND: the noise of the next chunk
+    reward       1 at success, else 0
+
+A step is one look of the agent: the control steps of a chunk that run before it looks again. The finished episode's
+arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed` and never repeat.
+"""
+
+import zlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from policy.agent import TandemAgent
+from policy.agents import AgentSpec, load_agent
+from policy.errors import PolicyError
+from policy.rollout import environment
+from policy.steering import spread
+
+TRAINING_SEEDS = 2_000_000  # demonstrations count from 0, evaluation from 1,000,000
+
+
+class NoiseEnv(gymnasium.Env):
+    def __init__(self, spec: AgentSpec, tasks: tuple[str, ...], first_seed: int = TRAINING_SEEDS, stride: int = 1):
+        """spec: of a checkpoint without steering; stride: how many environments share the seeds."""
+        torch.set_num_threads(1)
+        agent = load_agent(spec, tasks)
+        assert isinstance(agent, TandemAgent)
+        self.tasks, self.agent = tasks, agent
+        self.next_seed, self.stride = first_seed, stride
+        controller = agent.model.controller.cfg
+        self.chunk = controller.chunk
+        self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
+        features, _ = self.reset()
+        self.observation_space = spaces.Box(-np.inf, np.inf, features.shape, np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The next layout. `seed` seeds gymnasium's random numbers, which nothing here uses."""
+        super().reset(seed=seed)
+        task = self.tasks[self.next_seed // self.stride % len(self.tasks)]
+        self.env = environment(task, self.agent.image_size)
+        self.env.unwrapped.looking = True
+        self.obs, _ = self.env.reset(seed=self.next_seed)
+        self.agent.bind(self.env)
+        self.agent.reset(self.obs["task"], zlib.crc32(f"{task}/{self.next_seed}".encode()))
+        self.task, self.next_seed = task, self.next_seed + self.stride
+        self.kept: dict[str, list[np.ndarray]] = {"features": [], "noise": []}
+        return self._look(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        noise = np.asarray(action, np.float32)
+        if not np.isfinite(noise).all():
+            raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
+        self.kept["features"].append(self.features)
+        self.kept["noise"].append(noise)
+        self.agent.decide(self.situation, spread(torch.from_numpy(noise)[None], self.chunk))
+        success, truncated = self._run()
+        info: dict[str, Any] = {"is_success": success}
+        if success or truncated:
+            log = {key: np.stack(rows) for key, rows in self.kept.items()}
+            info |= {"task": self.task, "steps": self.agent.step, "episode_log": log}
+        else:
+            self._look()
+        return self.features, float(success), success, truncated, info
+
+    def _look(self) -> np.ndarray:
+        self.situation = self.agent.look(self.obs)
+        self.features = self.situation.pooled()[0].numpy()
+        return self.features
+
+    def _run(self) -> tuple[bool, bool]:
+        """Control steps until the agent looks again, or the episode ends -> success, truncated."""
+        while True:
+            action = self.agent.act(self.obs)
+            self.env.unwrapped.looking = self.agent.looks
+            self.obs, _, success, truncated, _ = self.env.step(action)
+            if success or truncated or self.agent.looks:
+                return success, truncated and not success
+
+    def close(self) -> None:
+        """The environment is kept for the next one of the same task (policy/rollout.py)."""

@@ -1,0 +1,106 @@
+"""What all algorithms share beside experience: how long they learn, their curve, their checkpoints.
+
+A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` and `compare` load it. Beside it lies
+what the algorithm itself needs to go on.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from policy import checkpoint
+from policy.bundle import PRETRAINED, Bundle
+from policy.run import Run
+from policy.statistics import Proportion
+from policy.steering import Steering
+
+STATE = "training_state"
+WINDOW = 100  # episodes whose share of successes the curve shows
+REPORT = 20  # episodes between two points of the curve
+
+
+@dataclass(frozen=True)
+class Limits:
+    steps: int  # environment steps, over all workers
+    minutes: float
+    save_minutes: float = 5.0
+
+
+@dataclass
+class Learning:
+    run: Run
+    base: Path  # checkpoint of the policy that gets better
+    bundle: Bundle  # of it
+    tasks: tuple[str, ...]
+    limits: Limits
+    about: dict[str, Any]  # method and settings, for the checkpoint
+    steps: int = 0  # environment steps so far
+    spent: float = 0.0  # seconds before `since`
+    since: float = field(default_factory=time.perf_counter)
+    saved: float = field(default_factory=time.perf_counter)
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    episodes: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
+    def seconds(self) -> float:
+        return self.spent + time.perf_counter() - self.since
+
+    def resume(self, steps: int) -> None:
+        """steps: that the experience on disk holds. Seconds are those of the last checkpoint."""
+        self.steps = steps
+        if (folder := self._last()) is not None:
+            self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
+
+    def state(self, name: str) -> bytes | None:
+        """A file that `save` stored; None where this run has no checkpoint yet."""
+        folder = self._last()
+        return None if folder is None else (folder / STATE / name).read_bytes()
+
+    def episode(self, task: str, success: bool, length: int, total: int) -> None:
+        """Counts one episode of `length` steps; `total`: steps of all."""
+        self.recent.append(success)
+        self.steps, self.episodes = total, self.episodes + 1
+        if self.episodes % REPORT == 0:
+            share = Proportion(sum(self.recent), len(self.recent)).as_dict()
+            about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
+            self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high")} | about)
+
+    def due(self) -> bool:
+        """Is it time to save?"""
+        return time.perf_counter() - self.saved > 60 * self.limits.save_minutes
+
+    def ended(self) -> bool:
+        over = self.steps >= self.limits.steps or self.seconds > 60 * self.limits.minutes
+        return over or self.run.stop_requested
+
+    def save(
+        self,
+        state: dict[str, Any],
+        steering: Steering | None = None,
+        weights: dict[str, Tensor] | None = None,
+    ) -> Path:
+        """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed."""
+        self.saved = time.perf_counter()
+        self.bundle.steering = steering
+        stored = checkpoint.read_json(self.base, f"{PRETRAINED}/train_config.json")
+        about = checkpoint.read_json(self.base, f"{STATE}/training_step.json")
+        mine = self.about | {"env_steps": self.steps, "episodes": self.episodes, "seconds": round(self.seconds, 1)}
+        files = self.bundle.files(dict(self.bundle.model.state_dict()) if weights is None else weights)
+        files |= {
+            f"{PRETRAINED}/train_config.json": stored | {"tasks": list(self.tasks)},
+            f"{STATE}/training_step.json": about
+            | {"stage": "rl", "rl": mine, "seconds": round(about["seconds"] + self.seconds, 1)},
+        }
+        files |= {f"{STATE}/{name}": content for name, content in state.items()}
+        return checkpoint.save(self.folder / "checkpoints", self.steps, files)
+
+    def _last(self) -> Path | None:
+        return checkpoint.resolve(self.folder) if (self.folder / "checkpoints").is_dir() else None

@@ -1,0 +1,62 @@
+"""Make a trained policy better by its own experience: `tandem rl --checkpoint outputs/train/demo --tasks push`.
+
+Writes a normal checkpoint into --output. Ctrl-C saves; --resume goes on with the experience that is on disk.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import envs
+from policy.run import Run, default_output
+from scripts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Args:
+    checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
+    tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
+    method: Literal["dsrl"] = "dsrl"
+    mode: Literal["hierarchical", "flat"] = "flat"  # of the policy while it learns
+    steps: int = 1_000_000  # environment steps at most
+    minutes: float = 60.0  # at most
+    workers: int = 2  # environments at once, a process each
+    seed: int = 0
+    output: Path | None = None  # default: outputs/rl/<date>/<time>_<method>
+    resume: bool = False  # continue the run in --output
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+def main(args: Args) -> int:
+    from policy import checkpoint
+    from policy.agent import Runtime
+    from policy.agents import AgentSpec
+    from policy.bundle import Bundle
+    from policy.rl.progress import Learning, Limits
+
+    if not args.checkpoint:
+        raise UserError("no --checkpoint given; pass the output folder of `tandem train`")
+    base = checkpoint.resolve(args.checkpoint)
+    bundle = Bundle.load(base)
+    tasks = envs.resolve(args.tasks or tuple(checkpoint.read_json(base, "pretrained_model/train_config.json")["tasks"]))
+    spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
+    output = args.output or default_output("rl", args.method)
+    with Run(output, args.resume) as run:
+        about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
+        learning = Learning(run, base, bundle, tasks, Limits(args.steps, args.minutes), about)
+        print(f"{args.method} on {', '.join(tasks)}; output {output}")
+        learn(args, spec, tasks, learning)
+        if run.stop_requested:
+            raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
+    print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes\nnext: tandem eval --checkpoint {output}")
+    return 0
+
+
+def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError:
+        raise UserError("tandem rl needs stable-baselines3; install 'tandem-vla[rl]'") from None
+    from policy.rl.dsrl import DSRL, dsrl
+
+    dsrl(spec, tasks, learning, DSRL(), args.workers, args.seed)
