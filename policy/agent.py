@@ -19,6 +19,7 @@ import envs
 from data.contract import Contract
 from planner.search import rank
 from policy.bundle import Bundle, agree
+from policy.judgement import GOOD
 from policy.limiter import ActionLimiter
 from policy.situation import Situation
 
@@ -149,9 +150,8 @@ class TandemAgent:
         return torch.stack([past[0]] * missing + past).unsqueeze(0), mask
 
     def _choose(self, situation: Situation, noise: Tensor) -> Tensor:
-        controller, z, goal = self.model.controller, situation.z, situation.goal
-        context = controller.context(self.instruction, z, situation.referents, goal)
-        chunks = controller.sample(context, noise, self._prefix())[0]  # (M, H, A)
+        z, goal = situation.z, situation.goal
+        chunks = self._sample(situation, noise)[0]  # (M, H, A)
         best = 0
         if len(chunks) > 1 and goal is not None:
             best, _ = rank(self.model.world, z, goal, chunks, self.model.read_out)
@@ -159,6 +159,16 @@ class TandemAgent:
             forecast = self.model.world(z, chunks[best : best + 1], goal)
             self.entry["future_image"] = self.bundle.picture(self.model.read_out(forecast.z))
         return chunks[best]
+
+    def _sample(self, situation: Situation, noise: Tensor) -> Tensor:
+        controller, judgement = self.model.controller, self.bundle.judgement
+        known = (self.instruction, situation.z, situation.referents, situation.goal)
+        untold = controller.context(*known)
+        if judgement is None:
+            return controller.sample(untold, noise, self._prefix())
+        told = controller.context(*known, told=judgement(torch.tensor([GOOD])))
+        guidance = judgement.cfg.guidance
+        return controller.sample(told, noise, self._prefix(), None if guidance == 1.0 else untold, guidance)
 
     def _prefix(self) -> Tensor | None:
         if not self.runtime.committed or not self.queue:

@@ -5,9 +5,10 @@ observation into tensors and a normalised action back into the environment's uni
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ from data.normalize import Normalizer
 from planner.tokenizer import WordTokenizer
 from policy import checkpoint
 from policy.errors import PolicyError
+from policy.judgement import Judgement, JudgementConfig
 from policy.model import ModelConfig, Tandem
 from policy.recipe import Sizes
 from policy.steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
 PRETRAINED = "pretrained_model"
-STEERING = f"{PRETRAINED}/steering"
 HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 
@@ -36,6 +37,7 @@ class Bundle:
     tokenizer: WordTokenizer
     model: Tandem
     steering: Steering | None = None  # chooses the controller's noise, where reinforcement learning taught it to
+    judgement: Judgement | None = None  # what the controller is told to be, likewise
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
@@ -51,17 +53,23 @@ class Bundle:
         model = Tandem(config)
         load_weights(model, checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors"), folder)
         model.eval().requires_grad_(False)
-        return cls(config, contract, normalizer, tokenizer, model, _steering(folder))
+        steering = _part(folder, "steering", lambda raw: Steering(SteeringConfig.from_json(raw)))
+        judgement = _part(folder, "judgement", lambda raw: Judgement(JudgementConfig(**raw)))
+        return cls(config, contract, normalizer, tokenizer, model, steering, judgement)
 
     def files(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """What `checkpoint.save` stores for this policy."""
-        return {
-            f"{PRETRAINED}/config.json": asdict(self.config),
-            f"{PRETRAINED}/contract.json": json.loads(self.contract.to_json()),
-            f"{PRETRAINED}/normalizer.json": json.loads(self.normalizer.to_json()),
-            f"{PRETRAINED}/tokenizer.json": json.loads(self.tokenizer.to_json()),
-            f"{PRETRAINED}/model.safetensors": weights,
-        } | ({} if self.steering is None else _steering_files(self.steering))
+        return (
+            {
+                f"{PRETRAINED}/config.json": asdict(self.config),
+                f"{PRETRAINED}/contract.json": json.loads(self.contract.to_json()),
+                f"{PRETRAINED}/normalizer.json": json.loads(self.normalizer.to_json()),
+                f"{PRETRAINED}/tokenizer.json": json.loads(self.tokenizer.to_json()),
+                f"{PRETRAINED}/model.safetensors": weights,
+            }
+            | _part_files("steering", self.steering)
+            | _part_files("judgement", self.judgement)
+        )
 
     @property
     def sizes(self) -> Sizes:
@@ -127,19 +135,25 @@ class Bundle:
         return (image.permute(1, 2, 0) * 255).byte().numpy()
 
 
-def _steering(folder: Path) -> Steering | None:
-    if not (folder / STEERING / "config.json").exists():
+P = TypeVar("P", Steering, Judgement)
+
+
+def _part(folder: Path, name: str, make: Callable[[Any], P]) -> P | None:
+    """A part that reinforcement learning added to the policy, from its own folder in the checkpoint."""
+    inner = f"{PRETRAINED}/{name}"
+    if not (folder / inner / "config.json").exists():
         return None
-    steering = Steering(SteeringConfig.from_json(checkpoint.read_json(folder, f"{STEERING}/config.json")))
-    load_weights(steering, checkpoint.read_tensors(folder, f"{STEERING}/model.safetensors"), folder)
-    return steering.eval().requires_grad_(False)
+    part = make(checkpoint.read_json(folder, f"{inner}/config.json"))
+    load_weights(part, checkpoint.read_tensors(folder, f"{inner}/model.safetensors"), folder)
+    part.eval().requires_grad_(False)
+    return part
 
 
-def _steering_files(steering: Steering) -> dict[str, Any]:
-    return {
-        f"{STEERING}/config.json": asdict(steering.cfg),
-        f"{STEERING}/model.safetensors": dict(steering.state_dict()),
-    }
+def _part_files(name: str, part: Steering | Judgement | None) -> dict[str, Any]:
+    if part is None:
+        return {}
+    inner = f"{PRETRAINED}/{name}"
+    return {f"{inner}/config.json": asdict(part.cfg), f"{inner}/model.safetensors": dict(part.state_dict())}
 
 
 def agree(policy: Contract, environment: Contract) -> None:

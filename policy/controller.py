@@ -82,10 +82,14 @@ class Controller(nn.Module):
         referents: Tensor,
         goal: Tensor | None = None,
         has_goal: Tensor | None = None,
+        told: Tensor | None = None,
     ) -> Context:
         """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words
-        mean (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one."""
+        mean (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one; told (B, D): what is to be said
+        beside the words (policy.judgement)."""
         words = self.words(instruction) + self.word_position[: instruction.shape[1]]
+        if told is not None:
+            words = words + told.unsqueeze(1)
         goals = self.no_goal.expand(len(z), -1, -1)
         if goal is not None:
             present = self.goal_in(goal)
@@ -110,9 +114,17 @@ class Controller(nn.Module):
         x = self.dit.actions(x.flatten(1, 2), c.flatten(1, 2), context.cache, mask)
         return self.action_out(self.out_norm(x)).view(B, M, H, A)
 
-    def loss(self, batch: dict[str, Tensor], z: Tensor, referents: Tensor, goal: Tensor, has_goal: Tensor) -> Tensor:
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        z: Tensor,
+        referents: Tensor,
+        goal: Tensor,
+        has_goal: Tensor,
+        told: Tensor | None = None,
+    ) -> Tensor:
         """Flow-matching loss. batch: instruction (B, L), actions (B, H, A) normalised, action_mask (B, H)."""
-        context = self.context(batch["instruction"], z, referents, goal, has_goal)
+        context = self.context(batch["instruction"], z, referents, goal, has_goal, told)
         actions = batch["actions"].unsqueeze(1).expand(-1, self.cfg.draws, -1, -1)  # (B, M, H, A)
         noise = torch.randn_like(actions)
         t, committed = self._sample_time(actions)
@@ -132,8 +144,16 @@ class Controller(nn.Module):
         return torch.where(committed, 1.0, t), committed
 
     @torch.no_grad()
-    def sample(self, context: Context, noise: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are."""
+    def sample(
+        self,
+        context: Context,
+        noise: Tensor,
+        prefix: Tensor | None = None,
+        untold: Context | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are;
+        untold: the context to be guided away from, v = v(untold) + guidance * (v(context) - v(untold))."""
         scheduler: Any = FlowMatchEulerDiscreteScheduler()
         steps = self.cfg.euler_steps
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps), device=noise.device)
@@ -146,7 +166,10 @@ class Controller(nn.Module):
             if d:
                 t = t.expand(x.shape[:3]).clone()
                 t[:, :, :d] = 1.0
-            x = scheduler.step(self.velocity(context, x, t), timestep, x).prev_sample
+            velocity = self.velocity(context, x, t)
+            if untold is not None:
+                velocity = torch.lerp(self.velocity(untold, x, t), velocity, guidance)
+            x = scheduler.step(velocity, timestep, x).prev_sample
         if prefix is not None:
             x[:, :, :d] = prefix.unsqueeze(1)
         return x

@@ -16,7 +16,9 @@ from scripts.errors import UserError
 class Args:
     checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
-    method: Literal["dsrl"] = "dsrl"
+    method: Literal["dsrl", "recap"] = "dsrl"
+    data: tuple[Path, ...] = ()  # recap: demonstrations; none: those of the checkpoint's preset in datasets/
+    cache: Path = Path("cache")  # recap: decoded frames
     mode: Literal["hierarchical", "flat"] = "flat"  # of the policy while it learns
     steps: int = 1_000_000  # environment steps at most
     minutes: float = 60.0  # at most
@@ -53,10 +55,26 @@ def main(args: Args) -> int:
 
 
 def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
-    try:
-        import stable_baselines3  # noqa: F401
-    except ImportError:
-        raise UserError("tandem rl needs stable-baselines3; install 'tandem-vla[rl]'") from None
-    from policy.rl.dsrl import DSRL, dsrl
+    {"dsrl": _dsrl, "recap": _recap}[args.method](args, spec, tasks, learning)
 
+
+def _dsrl(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    try:
+        from policy.rl.dsrl import DSRL, dsrl
+    except ImportError as error:
+        raise UserError(f"--method dsrl needs stable-baselines3 ({error}); install 'tandem-vla[rl]'") from None
     dsrl(spec, tasks, learning, DSRL(), args.workers, args.seed)
+
+
+def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    from data.cache import FrameCache
+    from policy.rl.recap import Recap, recap
+
+    cache = FrameCache.build(list(args.data or (Path("datasets") / _preset(learning.base),)), args.cache)
+    recap(spec, cache, tasks, learning, Recap(workers=args.workers), args.seed)
+
+
+def _preset(base: Path) -> str:
+    from policy import checkpoint
+
+    return str(checkpoint.read_json(base, "pretrained_model/train_config.json")["name"])

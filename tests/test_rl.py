@@ -1,6 +1,5 @@
 """Reinforcement learning: experience survives a kill, what is exported is what was learned, bad numbers stop it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -81,14 +80,20 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
     contents = {number: (folder / f"{number:06d}.npz").read_bytes() for number in before.sizes}
     assert len(contents) >= 3
     done = subprocess.run(
-        command(trained, output, "--resume", "--steps", str(before.steps + 1)), capture_output=True, text=True, check=True
+        command(trained, output, "--resume", "--steps", str(before.steps + 1)),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     after = Experience.open(folder)
     assert {n: (folder / f"{n:06d}.npz").read_bytes() for n in contents} == contents
     assert after.steps > before.steps and f"{after.steps} steps" in done.stdout
     learned = Bundle.load(output)
     assert learned.steering is not None
-    assert all(torch.equal(a, b) for a, b in zip(learned.model.parameters(), Bundle.load(trained).model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(learned.model.parameters(), Bundle.load(trained).model.parameters(), strict=True)
+    )
 
 
 def test_what_is_exported_is_what_sac_learned(trained, tmp_path):
@@ -106,3 +111,106 @@ def test_what_is_exported_is_what_sac_learned(trained, tmp_path):
     assert noise.shape[1:3] == (1, Bundle.load(folder).sizes.chunk)
     for step in range(noise.shape[2]):
         np.testing.assert_allclose(noise[:, 0, step], BOUND * chosen, atol=1e-5)
+
+
+def test_returns_and_values_say_how_far_success_is():
+    from policy.rl.value import Value, ValueConfig, fit_value, returns_of, two_hot
+
+    steps, length = torch.tensor([0, 5, 9, 3]), torch.full((4,), 10)
+    returns = returns_of(steps, length, torch.tensor([True, True, True, False]), torch.full((4,), 20))
+    torch.testing.assert_close(returns, torch.tensor([-0.5, -0.25, -0.05, -1.0]))
+    centres = Value(ValueConfig(3)).centres
+    torch.testing.assert_close(two_hot(returns, centres) @ centres, returns)
+    torch.manual_seed(0)
+    features = torch.randn(2000, 6)
+    target = -features[:, 0].sigmoid()
+    value = fit_value(features, target, steps=600, seed=0)
+    seen = torch.randn(500, 6)
+    assert (value(seen) + seen[:, 0].sigmoid()).abs().mean() < 0.05
+
+
+def own_samples(step, length, success, episode, judged):
+    from policy.rl.samples import Samples
+
+    F = len(step)
+    t = torch.tensor
+    nothing = torch.zeros(F, 1)
+    return Samples(
+        z=nothing, goal=nothing, has_goal=nothing, instruction=nothing, state=nothing, actions=nothing,
+        action_mask=nothing, task=torch.zeros(F), step=t(step), length=t(length), success=t(success),
+        horizon=torch.full((F,), 100), episode=t(episode), judged=t(judged),
+    )  # fmt: skip
+
+
+def test_advantages_judge_what_the_next_steps_changed():
+    from policy.judgement import GOOD, UNKNOWN
+    from policy.rl.recap import advantages, corrected
+
+    # episode 0 succeeds after 10 steps; 1 fails after 8; in 2 an expert acts from step 4 on
+    samples = own_samples(
+        [0, 4, 8, 0, 4, 0, 4], [10] * 3 + [8] * 2 + [8] * 2, [True] * 3 + [False] * 2 + [True] * 2,
+        [0, 0, 0, 1, 1, 2, 2], [UNKNOWN] * 6 + [GOOD],
+    )  # fmt: skip
+    assert corrected(samples).tolist() == [False] * 5 + [True, False]
+    value = torch.tensor([-0.5, -0.3, -0.1, -0.6, -0.8, -0.7, -0.2])
+    expected = [
+        -0.04 - 0.3 + 0.5, -0.04 - 0.1 + 0.3, -0.02 + 0.0 + 0.1,  # the last frame's future is success
+        -0.04 - 0.8 + 0.6, -0.04 - 1.0 + 0.8,
+        -0.04 - 0.2 + 0.7, -0.04 + 0.0 + 0.2,
+    ]  # fmt: skip
+    torch.testing.assert_close(advantages(samples, value, ahead=4), torch.tensor(expected))
+
+
+def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
+    from policy.judgement import GOOD, UNKNOWN, Judgement, JudgementConfig
+
+    model = Bundle.load(trained).model
+    D, cfg = model.encoder.cfg.width, model.controller.cfg
+    judgement = Judgement(JudgementConfig(D))
+    z, words = torch.randn(2, model.encoder.cfg.tokens, D), torch.ones(2, 4, dtype=torch.int64)
+    referents, _ = model.grounding(words, z)
+    noise = torch.randn(2, 1, cfg.chunk, cfg.action_dim)
+    torch.nn.init.normal_(model.controller.action_out.weight)
+
+    def act(told=None, **how):
+        return model.controller.sample(model.controller.context(words, z, referents, told=told), noise, **how)
+
+    assert torch.equal(act(), act(told=judgement(torch.tensor([GOOD, UNKNOWN]))))
+    torch.nn.init.normal_(judgement.vectors)
+    told = judgement(torch.tensor([GOOD, UNKNOWN]))
+    different = (act(told=told) - act()).abs().amax((1, 2, 3))
+    assert different[0] > 1e-3 and different[1] == 0
+    untold = model.controller.context(words, z, referents)
+    torch.testing.assert_close(act(told=told, untold=untold, guidance=1.0), act(told=told))
+    torch.testing.assert_close(act(told=told, untold=untold, guidance=0.0), act())
+
+
+def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_path):
+    output = tmp_path / "run"
+    more = ["--method", "recap", "--data", str(demonstrations), "--cache", str(tmp_path / "cache"), "--tasks", "reach"]
+    base = ["--checkpoint", str(trained), "--output", str(output), "--workers", "1"]
+    import tyro
+
+    from scripts import rl
+
+    quick = {"episodes": 2, "value_steps": 20}
+    from dataclasses import replace
+
+    import policy.rl.recap as module
+    from policy.recipe import Stage
+
+    original = module.Recap
+    try:
+        module.Recap = lambda **given: replace(original(**given), **quick, stage=Stage(steps=3, batch=8, warmup=1))
+        rl.main(tyro.cli(rl.Args, args=[*base, *more, "--steps", "1"]))
+        first = checkpoint.resolve(output)
+        experience = Experience.open(output / "experience")
+        assert len(experience) == 2
+        rl.main(tyro.cli(rl.Args, args=[*base, *more, "--resume", "--steps", str(experience.steps + 1)]))
+    finally:
+        module.Recap = original
+    assert len(Experience.open(output / "experience")) == 4
+    learned, weights = Bundle.load(output), Bundle.load(trained).model.state_dict()
+    assert checkpoint.resolve(output) != first and learned.judgement is not None
+    changed = [name for name, weight in learned.model.state_dict().items() if not torch.equal(weight, weights[name])]
+    assert {name.split(".")[0] for name in changed} == {"controller"}

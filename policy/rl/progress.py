@@ -6,7 +6,7 @@ what the algorithm itself needs to go on.
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from policy import checkpoint
 from policy.bundle import PRETRAINED, Bundle
+from policy.judgement import Judgement
 from policy.run import Run
 from policy.statistics import Proportion
 from policy.steering import Steering
@@ -56,12 +57,12 @@ class Learning:
     def resume(self, steps: int) -> None:
         """steps: that the experience on disk holds. Seconds are those of the last checkpoint."""
         self.steps = steps
-        if (folder := self._last()) is not None:
+        if (folder := self.newest()) is not None:
             self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
 
     def state(self, name: str) -> bytes | None:
         """A file that `save` stored; None where this run has no checkpoint yet."""
-        folder = self._last()
+        folder = self.newest()
         return None if folder is None else (folder / STATE / name).read_bytes()
 
     def episode(self, task: str, success: bool, length: int, total: int) -> None:
@@ -85,15 +86,16 @@ class Learning:
         self,
         state: dict[str, Any],
         steering: Steering | None = None,
+        judgement: Judgement | None = None,
         weights: dict[str, Tensor] | None = None,
     ) -> Path:
         """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed."""
         self.saved = time.perf_counter()
-        self.bundle.steering = steering
+        bundle = replace(self.bundle, steering=steering, judgement=judgement)
         stored = checkpoint.read_json(self.base, f"{PRETRAINED}/train_config.json")
         about = checkpoint.read_json(self.base, f"{STATE}/training_step.json")
         mine = self.about | {"env_steps": self.steps, "episodes": self.episodes, "seconds": round(self.seconds, 1)}
-        files = self.bundle.files(dict(self.bundle.model.state_dict()) if weights is None else weights)
+        files = bundle.files(dict(bundle.model.state_dict()) if weights is None else weights)
         files |= {
             f"{PRETRAINED}/train_config.json": stored | {"tasks": list(self.tasks)},
             f"{STATE}/training_step.json": about
@@ -102,5 +104,6 @@ class Learning:
         files |= {f"{STATE}/{name}": content for name, content in state.items()}
         return checkpoint.save(self.folder / "checkpoints", self.steps, files)
 
-    def _last(self) -> Path | None:
+    def newest(self) -> Path | None:
+        """The last checkpoint of this run; None where there is none yet."""
         return checkpoint.resolve(self.folder) if (self.folder / "checkpoints").is_dir() else None

@@ -1,0 +1,118 @@
+"""Frames of demonstrations and of own episodes on one footing: what was seen, the chunk that followed, what came of it.
+
+Demonstrations are encoded once by the frozen encoder; own episodes hold the latents that the agent saw. A frame of an
+own episode is a look. Everything stays in memory, latents in half precision: 4 KB a frame of a small scene.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import envs
+from data.cache import FrameCache
+from data.windows import window
+from policy.bundle import Bundle
+from policy.judgement import GOOD, UNKNOWN
+from policy.latents import encode_all
+from policy.rl.rollouts import Trajectory
+from policy.situation import Situation
+
+BATCH = 512  # frames pooled together
+
+
+@dataclass
+class Samples:
+    """F frames. Frames of one episode lie together, in order."""
+
+    z: Tensor  # (F, N, D) bfloat16
+    goal: Tensor  # (F, K, D) bfloat16, zeros where there is none
+    has_goal: Tensor  # (F,) bool
+    instruction: Tensor  # (F, L) word ids
+    state: Tensor  # (F, S) normalised
+    actions: Tensor  # (F, H, A) normalised
+    action_mask: Tensor  # (F, H) bool
+    task: Tensor  # (F,) number of the task
+    step: Tensor  # (F,) control step in its episode
+    length: Tensor  # (F,) steps of its episode
+    success: Tensor  # (F,) bool, of its episode
+    horizon: Tensor  # (F,)
+    episode: Tensor  # (F,) number of the episode
+    judged: Tensor  # (F,) GOOD where an expert acts, else UNKNOWN for now
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def rows(self, index: Tensor) -> "Samples":
+        return Samples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    @staticmethod
+    def joined(parts: "list[Samples]") -> "Samples":
+        """One after the other; episodes are counted on."""
+        episodes = np.cumsum([0, *(int(part.episode.max()) + 1 for part in parts)])
+        columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Samples)}
+        columns["episode"] = torch.cat([p.episode + int(n) for p, n in zip(parts, episodes, strict=False)])
+        return Samples(**columns)
+
+
+def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...], dtype: torch.dtype) -> Samples:
+    """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
+    names = [str(row["sim/task"]) for row in cache.episodes]
+    wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
+    pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
+    index = np.flatnonzero(wanted & ~pushed)
+    latents = encode_all(bundle, cache, dtype)
+    batch = window(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
+    episode = cache.episode_of[index]
+    length = (cache.episode_end - cache.episode_start)[episode]
+    tokens = bundle.tokenize(cache.instructions, bundle.sizes.instruction_length)
+    task = np.array([tasks.index(names[e]) for e in episode])
+    horizons = np.array([envs.make(name).unwrapped.horizon for name in tasks])
+    full = len(index)
+    return Samples(
+        z=latents.z[index], goal=latents.g[batch["subgoal_index"]], has_goal=torch.ones(full, dtype=torch.bool),
+        instruction=tokens[batch["instruction"]], state=bundle.normalized_state(batch["state"]),
+        actions=bundle.normalized_actions(batch["actions"]), action_mask=batch["action_mask"],
+        task=torch.from_numpy(task), step=torch.from_numpy(index - cache.episode_start[episode]),
+        length=torch.from_numpy(length), success=torch.ones(full, dtype=torch.bool),
+        horizon=torch.from_numpy(horizons[task]), episode=torch.from_numpy(np.unique(episode, return_inverse=True)[1]),
+        judged=torch.full((full,), GOOD),
+    )  # fmt: skip
+
+
+def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...], horizon: int) -> Samples:
+    """The looks of one episode."""
+    arrays, H = trajectory.arrays, bundle.sizes.chunk
+    look, T, L = arrays["look"].astype(np.int64), trajectory.steps, len(arrays["look"])
+    ahead = look[:, None] + np.arange(H)
+    inside = np.minimum(ahead, T - 1)
+    mask = (ahead < T) & (arrays["expert"][inside] == arrays["expert"][look][:, None])  # a chunk has one author
+    goal = torch.from_numpy(arrays["goal"]).bfloat16()
+    none = goal.shape[1] == 0
+    K, D = bundle.sizes.goal_tokens, bundle.sizes.width
+    words = bundle.tokenize([trajectory.instruction], bundle.sizes.instruction_length)
+    full = torch.full
+    return Samples(
+        z=torch.from_numpy(arrays["z"]).bfloat16(), goal=goal.new_zeros(L, K, D) if none else goal,
+        has_goal=full((L,), not none), instruction=words.expand(L, -1), state=torch.from_numpy(arrays["state"]),
+        actions=bundle.normalized_actions(torch.from_numpy(arrays["action"][inside])),
+        action_mask=torch.from_numpy(np.logical_and.accumulate(mask, axis=1)),
+        task=full((L,), tasks.index(trajectory.task)), step=torch.from_numpy(look), length=full((L,), T),
+        success=full((L,), trajectory.success), horizon=full((L,), horizon), episode=torch.zeros(L, dtype=torch.int64),
+        judged=torch.where(torch.from_numpy(arrays["expert"][look]), GOOD, UNKNOWN),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def pooled(bundle: Bundle, samples: Samples) -> Tensor:
+    """`Situation.pooled` of every frame, (F, ...)."""
+    parts = []
+    for start in range(0, len(samples), BATCH):
+        rows = samples.rows(torch.arange(start, min(start + BATCH, len(samples))))
+        z = rows.z.float()
+        referents, _ = bundle.model.grounding(rows.instruction, z)
+        words = bundle.model.controller.words(rows.instruction).mean(1)
+        goal = rows.goal.float() * rows.has_goal[:, None, None]
+        parts.append(Situation(z, referents, rows.state, goal, words).pooled())
+    return torch.cat(parts)

@@ -1,0 +1,80 @@
+"""How far from success is this? A distribution over returns, learned from what came of every frame.
+
+    return R_t = -(T - t) / horizon where the episode succeeded after T steps, -1 where it failed    (pi*0.6's, scaled)
+    advantage of the next n steps  A_t = -n / horizon + V(s_{t+n}) - V(s_t);  V is 0 at success, -1 at failure
+
+Notable choices
+- Cross-entropy over bins, two-hot so that the mean stays exact: outcomes have two peaks, soon or never, and regressing
+  their mean is slow.
+- n steps and not the whole return: a chunk is judged by what it changed, not by what luck made of it later.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+LOW, HIGH = -1.0, 0.0  # of returns
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    features: int  # F, length of Situation.pooled
+    hidden: int = 256
+    bins: int = 41
+
+
+class Value(nn.Module):
+    centres: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, cfg: ValueConfig):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(),
+            nn.Linear(cfg.hidden, cfg.hidden), nn.SiLU(), nn.Linear(cfg.hidden, cfg.bins),
+        )  # fmt: skip
+        self.register_buffer("mean", torch.zeros(cfg.features))  # of the data that it learns from
+        self.register_buffer("deviation", torch.ones(cfg.features))
+        self.register_buffer("centres", torch.linspace(LOW, HIGH, cfg.bins), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, F) -> mean return (B,)."""
+        return self._logits(features).softmax(-1) @ self.centres
+
+    def loss(self, features: Tensor, returns: Tensor) -> Tensor:
+        """returns (B,) in [LOW, HIGH]."""
+        return -(two_hot(returns, self.centres) * self._logits(features).log_softmax(-1)).sum(-1).mean()
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.net((features - self.mean) / self.deviation)
+
+
+def two_hot(values: Tensor, centres: Tensor) -> Tensor:
+    """(B,) -> (B, bins) weights of the two nearest centres, whose mean is the value."""
+    width = centres[1] - centres[0]
+    return (1 - (values.clamp(LOW, HIGH).unsqueeze(-1) - centres).abs() / width).clamp(min=0)
+
+
+def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: int = 256) -> Value:
+    """A fresh value function on all frames, features (F, ...) and returns (F,)."""
+    torch.manual_seed(seed)
+    value = Value(ValueConfig(features.shape[-1]))
+    value.mean.copy_(features.mean(0))
+    value.deviation.copy_(features.std(0).clamp(min=1e-3))
+    optimizer = torch.optim.AdamW(value.parameters(), 1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(features), (batch,))
+        loss = value.loss(features[rows], returns[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return value.eval().requires_grad_(False)
+
+
+def returns_of(steps: Tensor, length: Tensor, success: Tensor, horizon: Tensor) -> Tensor:
+    """steps (F,) of the frames in episodes of `length` (F,) that succeeded or not -> returns (F,)."""
+    return torch.where(success, -(length - steps) / horizon, LOW).clamp(LOW, HIGH)
