@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import envs
 from data.cache import FrameCache
 from policy.agents import AgentSpec
 from policy.bundle import Bundle
@@ -35,7 +34,7 @@ from policy.recipe import Stage
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import TRAINING_SEEDS
 from policy.rl.progress import Learning
-from policy.rl.rollouts import Job, Trajectory, roll_out
+from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory, pooled
 from policy.rl.value import LOW, fit_value, returns_of
 from policy.team import ALONE
@@ -63,7 +62,7 @@ def recap(
     """Rounds until `learning` ends; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
     learning.resume(experience.steps)
-    horizons = [envs.make(task).unwrapped.horizon for task in tasks]
+    horizons = [horizon(task) for task in tasks]
     demonstrations = of_demonstrations(bundle, cache, tasks, fastest_dtype())
     while not learning.ended():
         goal = settings.episodes * len(tasks) * (1 + len(experience) // (settings.episodes * len(tasks)))

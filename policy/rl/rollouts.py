@@ -46,6 +46,12 @@ def _agent(spec: AgentSpec) -> TandemAgent:
     return agent
 
 
+def horizon(task: str) -> int:
+    """Control steps after which an episode of the task ends."""
+    env: Any = envs.make(task).unwrapped
+    return int(env.horizon)
+
+
 def roll_out(job: Job) -> Trajectory:
     torch.set_num_threads(1)
     agent = _agent(job.spec)

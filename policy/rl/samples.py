@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import envs
 from data.cache import FrameCache
 from data.windows import window
 from policy.bundle import Bundle
 from policy.judgement import GOOD, UNKNOWN
 from policy.latents import encode_all
-from policy.rl.rollouts import Trajectory
+from policy.rl.rollouts import Trajectory, horizon
 from policy.situation import Situation
 
 BATCH = 512  # frames pooled together
@@ -68,7 +67,7 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
     length = (cache.episode_end - cache.episode_start)[episode]
     tokens = bundle.tokenize(cache.instructions, bundle.sizes.instruction_length)
     task = np.array([tasks.index(names[e]) for e in episode])
-    horizons = np.array([envs.make(name).unwrapped.horizon for name in tasks])
+    horizons = np.array([horizon(name) for name in tasks])
     full = len(index)
     return Samples(
         z=latents.z[index], goal=latents.g[batch["subgoal_index"]], has_goal=torch.ones(full, dtype=torch.bool),
@@ -81,8 +80,8 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
     )  # fmt: skip
 
 
-def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...], horizon: int) -> Samples:
-    """The looks of one episode."""
+def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...], limit: int) -> Samples:
+    """The looks of one episode. limit: horizon of its task."""
     arrays, H = trajectory.arrays, bundle.sizes.chunk
     look, T, L = arrays["look"].astype(np.int64), trajectory.steps, len(arrays["look"])
     ahead = look[:, None] + np.arange(H)
@@ -99,7 +98,7 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
         actions=bundle.normalized_actions(torch.from_numpy(arrays["action"][inside])),
         action_mask=torch.from_numpy(np.logical_and.accumulate(mask, axis=1)),
         task=full((L,), tasks.index(trajectory.task)), step=torch.from_numpy(look), length=full((L,), T),
-        success=full((L,), trajectory.success), horizon=full((L,), horizon), episode=torch.zeros(L, dtype=torch.int64),
+        success=full((L,), trajectory.success), horizon=full((L,), limit), episode=torch.zeros(L, dtype=torch.int64),
         judged=torch.where(torch.from_numpy(arrays["expert"][look]), GOOD, UNKNOWN),
     )  # fmt: skip
 
