@@ -108,8 +108,11 @@ class TandemAgent:
     def decide(self, situation: Situation, noise: Tensor) -> None:
         """noise (1, M, H, A), one chunk each: M is 1, or `candidates` where plans are ranked."""
         begin = time.perf_counter()
-        chunk = self._choose(situation, noise)  # (H, A)
+        self.commit(self._choose(situation, noise))
         self.entry["controller_ms"] += 1e3 * (time.perf_counter() - begin)
+
+    def commit(self, chunk: Tensor) -> None:
+        """The next actions are this chunk's, (H, A) normalised."""
         self.queue, self.executed = deque(chunk.numpy()), 0
 
     def noise(self, situation: Situation) -> Tensor:

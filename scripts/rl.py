@@ -16,7 +16,7 @@ from scripts.errors import UserError
 class Args:
     checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
-    method: Literal["dsrl", "recap"] = "dsrl"
+    method: Literal["dsrl", "recap", "ppo", "grpo"] = "dsrl"
     data: tuple[Path, ...] = ()  # recap: demonstrations; none: those of the checkpoint's preset in datasets/
     cache: Path = Path("cache")  # recap: decoded frames
     mode: Literal["hierarchical", "flat"] = "flat"  # of the policy while it learns
@@ -55,7 +55,7 @@ def main(args: Args) -> int:
 
 
 def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
-    {"dsrl": _dsrl, "recap": _recap}[args.method](args, spec, tasks, learning)
+    {"dsrl": _dsrl, "recap": _recap, "ppo": _gradient, "grpo": _gradient}[args.method](args, spec, tasks, learning)
 
 
 def _dsrl(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
@@ -72,6 +72,13 @@ def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None
 
     cache = FrameCache.build(list(args.data or (Path("datasets") / _preset(learning.base),)), args.cache)
     recap(spec, cache, tasks, learning, Recap(workers=args.workers), args.seed)
+
+
+def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    from policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
+
+    settings = FlowPolicyGradient(critic="value" if args.method == "ppo" else "group", workers=args.workers)
+    flow_policy_gradient(spec, tasks, learning, settings, args.seed)
 
 
 def _preset(base: Path) -> str:

@@ -214,3 +214,64 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     assert checkpoint.resolve(output) != first and learned.judgement is not None
     changed = [name for name, weight in learned.model.state_dict().items() if not torch.equal(weight, weights[name])]
     assert {name.split(".")[0] for name in changed} == {"controller"}
+
+
+def test_a_chain_is_as_likely_as_its_gaussians_and_ends_where_sampling_ends(trained):
+    from policy.rl.exploration import Explorer, ExplorerConfig, log_likelihood, noisy_chain
+
+    controller = Bundle.load(trained).model.controller
+    cfg, D = controller.cfg, controller.cfg.width
+    torch.nn.init.normal_(controller.action_out.weight, std=0.1)
+    torch.manual_seed(1)
+    words, z, referents = torch.ones(1, 4, dtype=torch.int64), torch.randn(1, 27, D), torch.randn(1, cfg.referents, D)
+    context = controller.context(words, z, referents)
+    scale = Explorer(ExplorerConfig(5, cfg.euler_steps, cfg.action_dim))(torch.randn(1, 5)).detach()
+    chain = noisy_chain(controller, context, scale, torch.Generator().manual_seed(0))
+    executed = torch.arange(cfg.chunk) < 4
+    expected = 0.0
+    for k in range(cfg.euler_steps):
+        t = torch.full((1, 1, 1), k / cfg.euler_steps)
+        mean = chain[k] - controller.velocity(context, chain[None, None, k], t)[0, 0] / cfg.euler_steps
+        expected += torch.distributions.Normal(mean, scale[0, k]).log_prob(chain[k + 1])[executed].sum()
+    found = log_likelihood(controller, context, scale, chain[None], executed[None])
+    torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=1e-4)
+    quiet = noisy_chain(controller, context, torch.zeros_like(scale), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(controller.sample(context, quiet[None, None, 0].clone())[0, 0], quiet[-1])
+
+
+def test_advantages_of_policy_gradients():
+    from types import SimpleNamespace
+
+    from policy.judgement import UNKNOWN
+    from policy.rl.flow_policy_gradient import FlowPolicyGradient, estimate, group_advantages
+
+    samples = own_samples([0, 4, 0, 4], [8] * 4, [True, True, False, False], [0, 0, 1, 1], [UNKNOWN] * 4)
+    value = torch.tensor([0.2, 0.6, 0.5, 0.1])
+    settings = FlowPolicyGradient(discount=0.9, trace=1.0)  # then advantage + value is the return itself
+    gain, returns = estimate(samples, value, settings)
+    torch.testing.assert_close(returns, torch.tensor([0.9, 1.0, 0.0, 0.0]))
+    assert abs(float(gain.mean())) < 1e-6 and gain[0] > gain[3] > gain[2]
+    ended = [SimpleNamespace(seed=s, success=w) for s, w in ((1, True), (1, False), (1, False), (2, True), (2, True))]
+    gains = group_advantages(ended)
+    assert gains[0] > 0 > gains[1] == gains[2] and gains[3] == gains[4] == 0 and abs(float(gains[:3].sum())) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_policy_gradients_change_the_controller_alone_and_go_on(trained, tmp_path, monkeypatch, method):
+    import tyro
+
+    import policy.rl.flow_policy_gradient as module
+    from scripts import rl
+
+    quick = {"episodes": 2, "group": 2, "epochs": 1, "value_steps": 5, "learning_rate": 1e-2, "kl": 1e9}
+    original = module.FlowPolicyGradient
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, **quick))
+    flags = ["--checkpoint", str(trained), "--method", method, "--tasks", "reach", "--output", str(tmp_path / "run")]
+    rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1", "--steps", "1"]))
+    steps = Experience.open(tmp_path / "run" / "experience").steps
+    rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1", "--resume", "--steps", str(steps + 1)]))
+    assert len(Experience.open(tmp_path / "run" / "experience")) == 4
+    weights = Bundle.load(trained).model.state_dict()
+    learned = Bundle.load(tmp_path / "run").model.state_dict()
+    changed = {name.split(".")[0] for name, weight in learned.items() if not torch.equal(weight, weights[name])}
+    assert changed <= {"controller"} and (changed or method == "grpo")  # a group that ended alike teaches nothing

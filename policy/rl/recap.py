@@ -92,7 +92,8 @@ def _practise(
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
                 continue
-            about = {"task": np.array(result.task), "instruction": np.array(result.instruction)}
+            about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
+            about |= {"instruction": np.array(result.instruction)}
             experience.add(result.steps, result.success, result.arrays | about)
             alone = result.success and not result.arrays["expert"].any()
             learning.episode(result.task, alone, result.steps, experience.steps)
@@ -102,8 +103,10 @@ def _practise(
 
 def stored(episode: Episode) -> Trajectory:
     arrays = {name: episode[name] for name in ("z", "state", "goal", "look", "action", "expert")}
-    about = str(episode["task"]), str(episode["instruction"]), bool(episode["success"]), int(episode["steps"])
-    return Trajectory(*about, arrays)
+    return Trajectory(
+        str(episode["task"]), int(episode["seed"]), int(episode["draw"]), str(episode["instruction"]),
+        bool(episode["success"]), int(episode["steps"]), arrays,
+    )  # fmt: skip
 
 
 def judge(bundle: Bundle, samples: Samples, demonstrations: int, settings: Recap, seed: int) -> Tensor:
