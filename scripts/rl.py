@@ -1,6 +1,8 @@
 """Make a trained policy better by its own experience: `tandem rl --checkpoint outputs/train/demo --tasks push`.
 
-Writes a normal checkpoint into --output. Ctrl-C saves; --resume goes on with the experience that is on disk.
+Writes a normal checkpoint into --output. Ctrl-C saves; --resume goes on with the experience that is on disk. Methods:
+dsrl steers the frozen policy's noise; recap learns from all data, told how good it was; ppo and grpo are policy
+gradients through the flow; scratch is SAC on the simulator's state, without a checkpoint, for reference.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from scripts.errors import UserError
 class Args:
     checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
-    method: Literal["dsrl", "recap", "ppo", "grpo"] = "dsrl"
+    method: Literal["dsrl", "recap", "ppo", "grpo", "scratch"] = "dsrl"
     data: tuple[Path, ...] = ()  # recap: demonstrations; none: those of the checkpoint's preset in datasets/
     cache: Path = Path("cache")  # recap: decoded frames
     mode: Literal["hierarchical", "flat"] = "flat"  # of the policy while it learns
@@ -36,6 +38,8 @@ def main(args: Args) -> int:
     from policy.bundle import Bundle
     from policy.rl.progress import Learning, Limits
 
+    if args.method == "scratch":
+        return _scratch(args)
     if not args.checkpoint:
         raise UserError("no --checkpoint given; pass the output folder of `tandem train`")
     base = checkpoint.resolve(args.checkpoint)
@@ -45,7 +49,8 @@ def main(args: Args) -> int:
     output = args.output or default_output("rl", args.method)
     with Run(output, args.resume) as run:
         about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
-        learning = Learning(run, base, bundle, tasks, Limits(args.steps, args.minutes), about)
+        limits = Limits(args.steps, args.minutes)
+        learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
         learn(args, spec, tasks, learning)
         if run.stop_requested:
@@ -56,6 +61,21 @@ def main(args: Args) -> int:
 
 def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
     {"dsrl": _dsrl, "recap": _recap, "ppo": _gradient, "grpo": _gradient}[args.method](args, spec, tasks, learning)
+
+
+def _scratch(args: Args) -> int:
+    from policy.rl.progress import Limits, Practice
+    from policy.rl.scratch import scratch
+
+    (task, *more) = envs.resolve(args.tasks)
+    if more:
+        raise UserError(f"--method scratch learns one task; it got {1 + len(more)}")
+    with Run(args.output or default_output("rl", "scratch"), args.resume) as run:
+        practice = Practice(run=run, limits=Limits(args.steps, args.minutes))
+        scratch(task, practice, args.workers, args.seed)
+        lately = sum(practice.recent) / max(1, len(practice.recent))
+        print(f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes, {100 * lately:.0f}% of the last episodes")
+    return 0
 
 
 def _dsrl(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:

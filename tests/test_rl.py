@@ -275,3 +275,19 @@ def test_policy_gradients_change_the_controller_alone_and_go_on(trained, tmp_pat
     learned = Bundle.load(tmp_path / "run").model.state_dict()
     changed = {name.split(".")[0] for name, weight in learned.items() if not torch.equal(weight, weights[name])}
     assert changed <= {"controller"} and (changed or method == "grpo")  # a group that ended alike teaches nothing
+
+
+def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypatch):
+    import json
+
+    import tyro
+
+    from policy.rl import progress
+    from scripts import rl
+
+    monkeypatch.setattr(progress, "REPORT", 1)
+    flags = ["--method", "scratch", "--tasks", "reach", "--output", str(tmp_path / "run"), "--workers", "1"]
+    rl.main(tyro.cli(rl.Args, args=[*flags, "--steps", "120"]))
+    curve = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert curve[-1]["step"] >= 120 and [row["episodes"] for row in curve] == list(range(1, len(curve) + 1))
+    assert all(row["low"] <= row["success"] <= row["high"] for row in curve)

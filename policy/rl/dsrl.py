@@ -80,7 +80,7 @@ class _Keep(BaseCallback):
             self.experience.add(steps, success, info["episode_log"])
             buffer = self.model.replay_buffer  # type: ignore[attr-defined]
             buffer.take(info["episode_log"] | {"success": np.array(success)})
-            self.learning.episode(info["task"], success, steps, self.experience.steps)
+            self.learning.episode(success, steps, self.experience.steps)
         if self.learning.due():
             self.save()
         return not self.learning.ended()

@@ -89,7 +89,7 @@ def flow_policy_gradient(
             rollouts.sort(key=lambda r: (r.seed, r.draw))  # whatever order the workers ended in
             for rollout in rollouts:
                 experience.add(rollout.steps, rollout.success, {"action": rollout.arrays["action"]})
-                learning.episode(rollout.task, rollout.success, rollout.steps, experience.steps)
+                learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             learning.run.log("flow_policy_gradient", experience.steps, moved)
             newest = _save(learning, learner)

@@ -31,20 +31,17 @@ class Limits:
     save_minutes: float = 5.0
 
 
-@dataclass
-class Learning:
+@dataclass(kw_only=True)
+class Practice:
+    """How long, and how well so far."""
+
     run: Run
-    base: Path  # checkpoint of the policy that gets better
-    bundle: Bundle  # of it
-    tasks: tuple[str, ...]
     limits: Limits
-    about: dict[str, Any]  # method and settings, for the checkpoint
     steps: int = 0  # environment steps so far
+    episodes: int = 0
     spent: float = 0.0  # seconds before `since`
     since: float = field(default_factory=time.perf_counter)
-    saved: float = field(default_factory=time.perf_counter)
     recent: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    episodes: int = 0
 
     @property
     def folder(self) -> Path:
@@ -54,18 +51,7 @@ class Learning:
     def seconds(self) -> float:
         return self.spent + time.perf_counter() - self.since
 
-    def resume(self, steps: int) -> None:
-        """steps: that the experience on disk holds. Seconds are those of the last checkpoint."""
-        self.steps = steps
-        if (folder := self.newest()) is not None:
-            self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
-
-    def state(self, name: str) -> bytes | None:
-        """A file that `save` stored; None where this run has no checkpoint yet."""
-        folder = self.newest()
-        return None if folder is None else (folder / STATE / name).read_bytes()
-
-    def episode(self, task: str, success: bool, length: int, total: int) -> None:
+    def episode(self, success: bool, length: int, total: int) -> None:
         """Counts one episode of `length` steps; `total`: steps of all."""
         self.recent.append(success)
         self.steps, self.episodes = total, self.episodes + 1
@@ -74,13 +60,39 @@ class Learning:
             about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
             self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high")} | about)
 
-    def due(self) -> bool:
-        """Is it time to save?"""
-        return time.perf_counter() - self.saved > 60 * self.limits.save_minutes
-
     def ended(self) -> bool:
         over = self.steps >= self.limits.steps or self.seconds > 60 * self.limits.minutes
         return over or self.run.stop_requested
+
+
+@dataclass(kw_only=True)
+class Learning(Practice):
+    """Practice that makes a policy better: its checkpoints."""
+
+    base: Path  # checkpoint of the policy that gets better
+    bundle: Bundle  # of it
+    tasks: tuple[str, ...]
+    about: dict[str, Any]  # method and settings, for the checkpoint
+    saved: float = field(default_factory=time.perf_counter)
+
+    def resume(self, steps: int) -> None:
+        """steps: that the experience on disk holds. Seconds are those of the last checkpoint."""
+        self.steps = steps
+        if (folder := self.newest()) is not None:
+            self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
+
+    def newest(self) -> Path | None:
+        """The last checkpoint of this run; None where there is none yet."""
+        return checkpoint.resolve(self.folder) if (self.folder / "checkpoints").is_dir() else None
+
+    def state(self, name: str) -> bytes | None:
+        """A file that `save` stored; None where this run has no checkpoint yet."""
+        folder = self.newest()
+        return None if folder is None else (folder / STATE / name).read_bytes()
+
+    def due(self) -> bool:
+        """Is it time to save?"""
+        return time.perf_counter() - self.saved > 60 * self.limits.save_minutes
 
     def save(
         self,
@@ -103,7 +115,3 @@ class Learning:
         }
         files |= {f"{STATE}/{name}": content for name, content in state.items()}
         return checkpoint.save(self.folder / "checkpoints", self.steps, files)
-
-    def newest(self) -> Path | None:
-        """The last checkpoint of this run; None where there is none yet."""
-        return checkpoint.resolve(self.folder) if (self.folder / "checkpoints").is_dir() else None

@@ -96,7 +96,7 @@ def _practise(
             about |= {"instruction": np.array(result.instruction)}
             experience.add(result.steps, result.success, result.arrays | about)
             alone = result.success and not result.arrays["expert"].any()
-            learning.episode(result.task, alone, result.steps, experience.steps)
+            learning.episode(alone, result.steps, experience.steps)
             if learning.run.stop_requested:
                 return
 

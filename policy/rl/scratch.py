@@ -1,0 +1,53 @@
+"""Reinforcement learning from nothing, for reference: stable-baselines3's SAC on the simulator's state.
+
+No imitation, no images, no words: proprioception, where things are and which are meant (envs.wrappers.StateOnly), the
+task's dense reward. What it reaches in the same minutes is what demonstrations are worth.
+"""
+
+from functools import partial
+
+import gymnasium
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from policy.rl.noise_env import TRAINING_SEEDS
+from policy.rl.progress import Practice
+
+
+class _Count(BaseCallback):
+    """Reports episodes, and ends the learning."""
+
+    def __init__(self, practice: Practice, workers: int):
+        super().__init__()
+        self.practice, self.lengths = practice, [0] * workers
+
+    def _on_step(self) -> bool:
+        for worker, (info, ended) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
+            self.lengths[worker] += 1
+            if ended:
+                self.practice.episode(bool(info["success"]), self.lengths[worker], self.num_timesteps)
+                self.lengths[worker] = 0
+        return not self.practice.ended()
+
+
+def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
+    """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
+    torch.set_num_threads(1)
+    envs = SubprocVecEnv([partial(_make, task) for _ in range(workers)], start_method="spawn")
+    envs.seed(TRAINING_SEEDS + seed)
+    try:
+        model = SAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)
+        model.learn(2**62, callback=_Count(practice, workers))
+        model.save(practice.folder / "sac.zip")
+    finally:
+        envs.close()
+
+
+def _make(task: str) -> gymnasium.Env:
+    import envs
+    from envs.wrappers import StateOnly
+
+    torch.set_num_threads(1)
+    return StateOnly(gymnasium.make(envs.gym_id(task), cameras=()))
