@@ -4,13 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 COLUMNS = ("hierarchical", "flat", "wrong", "empty")
+FOLDED = 12  # tasks above which their table is folded away
 FRACTIONS = ("share_of_peak", "data_wait", "tier_average", "task_mean", "easy", "medium", "hard", "very_hard")
 
 
 def render(result: dict[str, Any]) -> str:
     metrics = result["metrics"]
-    lines = [*_task_table(metrics["per_task"]), ""] if "per_task" in metrics else []
-    lines += _tables({key: value for key, value in metrics.items() if key != "per_task"})
+    per_task = metrics.get("per_task", {})
+    numbers = _tables({key: value for key, value in metrics.items() if key != "per_task"})
+    if len(per_task) > FOLDED:
+        fold = f"<details><summary>success of the {len(per_task)} tasks, with 95% intervals</summary>"
+        lines = [*numbers, "", fold, "", *_task_table(per_task), "", "</details>"]
+    else:
+        lines = [*_task_table(per_task), "", *numbers] if per_task else numbers
     made = result["manifest"]
     about = f"`{result['command']}` · code `{made['code']}` · {made['processor']}, {made['cores']} cores"
     return "\n".join([*lines, "", about])
