@@ -13,7 +13,7 @@ from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
 from policy.pool import Crash, Pool
-from policy.rollout import Episode, _environment, run_episode
+from policy.rollout import Episode, environment, run_episode
 from policy.statistics import Proportion, paired, unpaired
 
 
@@ -55,7 +55,7 @@ def test_images_are_made_when_the_agent_looks_and_are_then_the_same():
     episode, found = Episode("reach", 3), []
     for always in (True, False, True):  # the third: nothing stays switched off in an environment that is used again
         agent = Looker(always)
-        outcome = run_episode(_environment("reach", 32), agent, episode)
+        outcome = run_episode(environment("reach", 32), agent, episode)
         found.append((stable(outcome), agent.seen))
     for outcome, seen in found[1:]:
         assert outcome == found[0][0] and len(seen) == len(found[0][1]) > 3

@@ -124,7 +124,7 @@ def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeyp
     monkeypatch.setattr(collecting, "Pool", Here)
     monkeypatch.setattr(evaluate, "Pool", Here)
     results = record_train_evaluate_and_watch(task, tmp_path)
-    rollout._environment.cache_clear()
+    rollout.environment.cache_clear()
     assert results["summary"]["mean"]["hierarchical"] == 1.0
     assert "wrong" not in results["summary"]["mean"]  # there is nothing else to name
 
