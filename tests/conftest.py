@@ -40,3 +40,24 @@ def trained(frames, recipe, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "run"
     train(recipe, frames, output)
     return output
+
+
+@pytest.fixture
+def stop_once_saved(monkeypatch):
+    """stop_once_saved(step): asks the run to stop once it saves this step or a later one; returns the steps saved."""
+    from policy import checkpoint
+    from policy.run import Run
+
+    def arrange(step):
+        saves, original = [], checkpoint.save
+
+        def save(root, at, files, keep=2, spare=-1):
+            saves.append(at)
+            if at >= step:
+                monkeypatch.setattr(Run, "stop_requested", True)
+            return original(root, at, files, keep, spare)
+
+        monkeypatch.setattr(checkpoint, "save", save)
+        return saves
+
+    return arrange

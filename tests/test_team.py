@@ -15,7 +15,6 @@ from data.windows import Sampler
 from policy import checkpoint
 from policy import train as training
 from policy.errors import PolicyError
-from policy.run import Run
 from policy.team import ALONE, Team, recruit
 
 
@@ -82,17 +81,12 @@ def test_a_partner_that_dies_is_named_in_one_line(tmp_path):
         regress(team, tmp_path)
 
 
-def test_two_processes_stopped_and_resumed_compute_what_they_compute_unstopped(frames, recipe, tmp_path, monkeypatch):
+def test_two_processes_stopped_and_resumed_compute_what_they_compute_unstopped(
+    frames, recipe, tmp_path, monkeypatch, stop_once_saved
+):
     both = replace(recipe, processes=2)
     training.train(both, frames, tmp_path / "whole")
-    original = checkpoint.save
-
-    def stop_after(root, step, files, keep=2, spare=-1):
-        if step >= 6:  # in the second stage
-            monkeypatch.setattr(Run, "stop_requested", True)
-        return original(root, step, files, keep, spare)
-
-    monkeypatch.setattr(checkpoint, "save", stop_after)
+    stop_once_saved(6)  # in the second stage
     with pytest.raises(KeyboardInterrupt):
         training.train(both, frames, tmp_path / "parts")
     monkeypatch.undo()

@@ -19,18 +19,11 @@ def weights(output, name="pretrained_model"):
 
 
 @pytest.mark.parametrize("stop_at", [2, 4, 6])
-def test_stopping_and_resuming_equals_not_stopping(frames, recipe, trained, tmp_path, monkeypatch, stop_at):
+def test_stopping_and_resuming_equals_not_stopping(
+    frames, recipe, trained, tmp_path, monkeypatch, stop_once_saved, stop_at
+):
     """N steps == k steps, stop, resume, N - k steps: weights and averages, bit for bit, in either stage."""
-    saves = []
-    original = checkpoint.save
-
-    def stop_after(root, step, files, keep=2, spare=-1):
-        saves.append(step)
-        if step >= stop_at:
-            monkeypatch.setattr(Run, "stop_requested", True)
-        return original(root, step, files, keep, spare)
-
-    monkeypatch.setattr(checkpoint, "save", stop_after)
+    saves = stop_once_saved(stop_at)
     with pytest.raises(KeyboardInterrupt):
         training.train(recipe, frames, tmp_path / "run")
     monkeypatch.undo()
