@@ -21,6 +21,7 @@ from policy import checkpoint
 from policy.errors import PolicyError
 from policy.judgement import Judgement, JudgementConfig
 from policy.model import ModelConfig, Tandem
+from policy.packed import unpack
 from policy.recipe import Sizes
 from policy.steering import Steering, SteeringConfig
 
@@ -51,7 +52,8 @@ class Bundle:
         normalizer = Normalizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/normalizer.json")))
         tokenizer = WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/tokenizer.json")))
         model = Tandem(config)
-        load_weights(model, checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors"), folder)
+        stored = checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors")
+        load_weights(model, unpack(stored, model.state_dict()), folder)
         model.eval().requires_grad_(False)
         steering = _part(folder, "steering", lambda raw: Steering(SteeringConfig.from_json(raw)))
         judgement = _part(folder, "judgement", lambda raw: Judgement(JudgementConfig(**raw)))
@@ -104,7 +106,7 @@ class Bundle:
         """
 
         def read(key: str) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(self.contract.check_value(key, obs, "observation")))[None]
+            return torch.from_numpy(np.array(self.contract.check_value(key, obs, "observation")))[None]
 
         images = {camera: read(f"observation.images.{camera}") for camera in self.cameras}
         return images, self.normalized_state(read(STATE))

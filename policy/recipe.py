@@ -74,6 +74,12 @@ def demo() -> Recipe:
     return Recipe("demo", tasks, 240, act, Stage(steps=180, warmup=20, ema=0.99), Sizes(width=128))
 
 
+def few() -> Recipe:
+    """Three tasks from 25 demonstrations each, a quarter of an hour on two cores: where `tandem rl` begins."""
+    tasks = ("push", "pick_place", "stack")
+    return Recipe("few", tasks, 25, Stage(steps=1500), Stage(steps=300))
+
+
 def tabletop() -> Recipe:
     """All seven tasks, 100 demonstrations each, at most 90 minutes on two cores."""
     return Recipe("tabletop", ("tabletop",), 100, Stage(steps=5200), Stage(steps=1000))
@@ -98,6 +104,7 @@ def mt50() -> Recipe:
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "debug": debug,
     "demo": demo,
+    "few": few,
     "tabletop": tabletop,
     "tabletop-attention": tabletop_attention,
     "mt10": mt10,

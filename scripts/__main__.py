@@ -13,6 +13,7 @@ VERBS = {
     "train": "train a policy on recorded demonstrations",
     "eval": "measure task success on held-out seeds",
     "rl": "make a trained policy better by its own experience",
+    "export": "make a small copy of a trained policy, with its card",
     "compare": "say whether two evaluations differ",
     "watch": "render rollouts into videos and a page",
     "data": "check, repair, replay or describe a data set",

@@ -1,5 +1,5 @@
 """Measure on this machine: rates of environments, loading, training and inference; blocks beside the reference's; and
-small versions of the headline results of the papers that the backbone follows."""
+small versions of the headline results of the papers that the backbone follows; what reinforcement learning adds."""
 
 import importlib
 import operator
@@ -12,7 +12,7 @@ import tyro
 from scripts.results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
-TOPICS = ("env", "data", "train", "latency", "backbone", "system2", *PAPERS)  # scripts/benches/TOPIC.py
+TOPICS = ("env", "data", "train", "latency", "backbone", "system2", "rl", *PAPERS)  # scripts/benches/TOPIC.py
 
 
 def _args() -> Any:
@@ -33,7 +33,9 @@ def main(args: Any) -> int:
     show(metrics)
     if args.publish:
         command, topic = "tandem " + " ".join(sys.argv[1:]), module.__name__.rpartition(".")[2]
-        write_result(f"bench_{topic}", command, metrics)
+        own = module.results(args, metrics) if hasattr(module, "results") else {f"bench_{topic}": metrics}
+        for name, figures in own.items():
+            write_result(name, command, figures)
         if hasattr(module, "headline"):  # several topics share one table
             add_to_result(module.RESULT, command, module.headline(metrics))
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import envs
 from policy import checkpoint
+from policy.packed import SCALE
 
 ACTING = ("encoder", "read_out", "grounding", "controller", "planner")  # parts that a rollout runs; the rest teach
 TIERS = ("easy", "medium", "hard", "very-hard")
@@ -77,7 +78,8 @@ def parameters(folder: str) -> int:
     file = Path(folder) / "pretrained_model" / "model.safetensors"
     with open(file, "rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name.split(".")[0] in ACTING)
+    own = [entry for name, entry in header.items() if name.split(".")[0] in ACTING and not name.endswith(SCALE)]
+    return sum(math.prod(entry["shape"]) for entry in own)
 
 
 def mean(values: list[float]) -> float:

@@ -70,7 +70,7 @@ def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path 
             raise UserError(f"result {name}: {key} is {value}; give a fraction, not a percentage")
     folder = folder or _folder()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.json"
+    file = result_file(name, folder)
     content = {"name": name, "command": command, "manifest": manifest(**more), "metrics": metrics}
     file.write_text(json.dumps(content, indent=1) + "\n")
     print(f"wrote {file}")
@@ -80,10 +80,14 @@ def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path 
 def add_to_result(name: str, command: str, metrics: dict[str, Any], folder: Path | None = None) -> Path:
     """As `write_result`, for a file that several commands fill: what the others measured stays."""
     folder = folder or _folder()
-    file = folder / f"{name}.json"
+    file = result_file(name, folder)
     old: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"command": "", "metrics": {}}
     commands = [c for c in old["command"].split("; ") if c and c.split()[:3] != command.split()[:3]]
     return write_result(name, "; ".join(sorted([*commands, command])), old["metrics"] | metrics, folder)
+
+
+def result_file(name: str, folder: Path | None = None) -> Path:
+    return (folder or _folder()) / f"{name}.json"
 
 
 def _folder() -> Path:

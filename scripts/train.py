@@ -3,6 +3,9 @@
 Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
 """
 
+import json
+import shlex
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,11 +15,12 @@ import envs
 from policy.recipe import Recipe, preset
 from policy.run import default_output
 from scripts import collect
+from scripts.manifest import manifest
 
 
 @dataclass(frozen=True)
 class Args:
-    preset: str = "tabletop"  # debug, demo, tabletop, tabletop-attention, mt10 or mt50
+    preset: str = "tabletop"  # debug, demo, few, tabletop, tabletop-attention, mt10 or mt50
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
     resume: bool = False  # continue the run in --output
@@ -55,8 +59,16 @@ def main(args: Args) -> int:
     output = args.output or default_output("train", recipe.name)
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin, args.act_from)
+    _say_how(output)
     print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
     return 0
+
+
+def _say_how(output: Path) -> None:
+    """Keeps the command and the code of the run's first leg, for the card of what it made."""
+    if not (output / "manifest.json").exists():
+        about = manifest(command="tandem " + shlex.join(sys.argv[1:]))
+        (output / "manifest.json").write_text(json.dumps(about, indent=1))
 
 
 def ensure_data(recipe: Recipe) -> Path:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ from scripts.peers.__main__ import Args, same_settings
 from scripts.peers.agent import LeRobotAgent
 from scripts.peers.dataset import CODE, kept, peers_copy, task_code, task_words
 from scripts.peers.launch import Ran, environment, run
-from scripts.peers.stages import VENV
+from scripts.peers.stages import STAGES as WORKS
+from scripts.peers.stages import VENV, Plan, complete
 from scripts.peers.systems import PEERS, train_command
 from scripts.peers.table import metrics
 from scripts.peers.tandem import scaled
@@ -179,6 +181,16 @@ def test_other_settings_do_not_come_into_the_same_table(tmp_path):
     same_settings(Args(output=tmp_path, systems=("act",), publish=True))
     with pytest.raises(UserError, match="another --first-seed"):
         same_settings(Args(output=tmp_path, first_seed=5))
+
+
+def test_more_episodes_can_be_asked_for_later(tmp_path):
+    plan = Plan(tmp_path, ("reach",), "mt10", "flat", Budget(1.0, 5), 3, 0, 1, 1)
+    (tmp_path / "act").mkdir()
+    for work in WORKS:
+        assert complete(plan) == []
+        (tmp_path / "act" / f"{work}.json").write_text(json.dumps({"episodes": 3} if work == "eval" else {}))
+    assert complete(plan) == complete(replace(plan, episodes=2)) == ["act"]
+    assert complete(replace(plan, episodes=4)) == []  # evaluated again, not trained again
 
 
 READ = """

@@ -16,7 +16,7 @@ from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.rl.experience import Experience
 from policy.rl.noise_env import NoiseEnv
-from policy.steering import BOUND
+from policy.steering import MODES, cosines, spread
 
 
 def arrays(value=0.0, rows=3):
@@ -107,10 +107,38 @@ def test_what_is_exported_is_what_sac_learned(trained, tmp_path):
     model = SAC.load(io.BytesIO((folder / "training_state" / "sac.zip").read_bytes()), device="cpu")
     seen = np.random.default_rng(0).normal(size=(4, model.observation_space.shape[0])).astype(np.float32)
     chosen, _ = model.predict(seen, deterministic=True)
-    noise = Bundle.load(folder).steering(torch.from_numpy(seen))
-    assert noise.shape[1:3] == (1, Bundle.load(folder).sizes.chunk)
-    for step in range(noise.shape[2]):
-        np.testing.assert_allclose(noise[:, 0, step], BOUND * chosen, atol=1e-5)
+    bundle = Bundle.load(folder)
+    noise = bundle.steering(torch.from_numpy(seen))
+    torch.testing.assert_close(noise, spread(torch.from_numpy(chosen).view(4, MODES, -1), bundle.sizes.chunk))
+
+
+def test_steered_noise_is_as_likely_as_the_noise_of_training():
+    basis = cosines(5, 16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(5))
+    noise = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
+    assert ((noise @ basis.T).std(0) - 1).abs().max() < 0.02  # coefficients of white noise have deviation 1
+    slow = spread(torch.ones(1, 1, 3), 16)
+    assert slow.shape == (1, 1, 16, 3) and slow.std(2).max() < 1e-6  # the slowest cosine is a constant
+
+
+def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
+    import tyro
+
+    import policy.rl.dsrl as module
+    from scripts import rl
+
+    original = module.DSRL
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,)))
+    runs = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        output = tmp_path / name
+        flags = ["--checkpoint", str(trained), "--tasks", "reach", "--output", str(output), "--workers", "1"]
+        rl.main(tyro.cli(rl.Args, args=[*flags, "--steps", "200", "--seed", str(seed)]))
+        steering = Bundle.load(output).steering.state_dict()
+        runs.append(({path.name: path.read_bytes() for path in (output / "experience").iterdir()}, steering))
+    (seen, learned), (again, same), (other, _) = runs
+    assert seen == again != other
+    assert all(torch.equal(learned[name], same[name]) for name in learned)
 
 
 def test_returns_and_values_say_how_far_success_is():
@@ -127,6 +155,18 @@ def test_returns_and_values_say_how_far_success_is():
     value = fit_value(features, target, steps=600, seed=0)
     seen = torch.randn(500, 6)
     assert (value(seen) + seen[:, 0].sigmoid()).abs().mean() < 0.05
+
+
+def test_nobody_values_an_episode_that_they_learned_from():
+    from policy.rl.value import held_out_values
+
+    torch.manual_seed(0)
+    episode = torch.arange(40).repeat_interleave(5)
+    features = torch.randn(40, 8)[episode]  # tells episodes apart, and nothing of how they end
+    returns = -torch.rand(40)[episode]
+    value = held_out_values(features, returns, episode, steps=300, seed=0)
+    seen = (value - returns).abs().mean()
+    assert seen > 0.2  # learned from itself, it would be 0
 
 
 def own_samples(step, length, success, episode, judged):

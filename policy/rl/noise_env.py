@@ -1,8 +1,8 @@
 """Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
 
     observation  float32 (F,)   what the agent sees at a look, pooled (policy/situation.py)
-    action       float32 (A,)   in [-1, 1], times policy.steering.BOUND: the noise of the next chunk
-    reward       1 at success, else 0
+    action       float32 (J A,) in [-1, 1], the slow part of the next chunk's noise (policy/steering.py)
+    reward       -1 until success, 0 then: sparse success that never rewards to be alive, as entropy does where it is 1
 
 A step is one look of the agent: the control steps of a chunk that run before it looks again. The finished episode's
 arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed` and never repeat.
@@ -20,7 +20,7 @@ from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.rollout import environment
-from policy.steering import spread
+from policy.steering import MODES, spread
 
 TRAINING_SEEDS = 2_000_000  # demonstrations count from 0, evaluation from 1,000,000
 
@@ -35,7 +35,7 @@ class NoiseEnv(gymnasium.Env):
         self.next_seed, self.stride = first_seed, stride
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
-        self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (MODES * controller.action_dim,), np.float32)
         features, _ = self.reset()
         self.observation_space = spaces.Box(-np.inf, np.inf, features.shape, np.float32)
 
@@ -60,7 +60,7 @@ class NoiseEnv(gymnasium.Env):
             raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
-        self.agent.decide(self.situation, spread(torch.from_numpy(noise)[None], self.chunk))
+        self.agent.decide(self.situation, spread(torch.from_numpy(noise).view(1, MODES, -1), self.chunk))
         success, truncated = self._run()
         info: dict[str, Any] = {"is_success": success}
         if success or truncated:
@@ -68,7 +68,7 @@ class NoiseEnv(gymnasium.Env):
             info |= {"task": self.task, "steps": self.agent.step, "episode_log": log}
         else:
             self._look()
-        return self.features, float(success), success, truncated, info
+        return self.features, float(success) - 1.0, success, truncated, info
 
     def _look(self) -> np.ndarray:
         self.situation = self.agent.look(self.obs)

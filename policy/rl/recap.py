@@ -36,7 +36,7 @@ from policy.rl.noise_env import TRAINING_SEEDS
 from policy.rl.progress import Learning
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory, pooled
-from policy.rl.value import LOW, fit_value, returns_of
+from policy.rl.value import LOW, held_out_values, returns_of
 from policy.team import ALONE
 
 
@@ -113,8 +113,8 @@ def judge(bundle: Bundle, samples: Samples, demonstrations: int, settings: Recap
     """(F,): GOOD for the `good` share of each task's own chunks with the highest advantage, and for every expert's."""
     features = pooled(bundle, samples)
     returns = returns_of(samples.step, samples.length, samples.success & ~corrected(samples), samples.horizon)
-    value = fit_value(features, returns, settings.value_steps, seed)
-    advantage = advantages(samples, value(features), settings.ahead)
+    value = held_out_values(features, returns, samples.episode, settings.value_steps, seed)
+    advantage = advantages(samples, value, settings.ahead)
     judged = samples.judged.clone()
     own = torch.arange(len(samples)) >= demonstrations
     for task in samples.task.unique():

@@ -6,6 +6,8 @@
 Notable choices
 - Cross-entropy over bins, two-hot so that the mean stays exact: outcomes have two peaks, soon or never, and regressing
   their mean is slow.
+- Two value functions, each for the episodes that the other learned from: who has seen how an episode ended expects it,
+  and finds no advantage anywhere.
 - n steps and not the whole return: a chunk is judged by what it changed, not by what luck made of it later.
 """
 
@@ -73,6 +75,17 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
         optimizer.step()
         schedule.step()
     return value.eval().requires_grad_(False)
+
+
+def held_out_values(features: Tensor, returns: Tensor, episode: Tensor, steps: int, seed: int) -> Tensor:
+    """(F,): the value of every frame, by a function that did not learn from its `episode` (F,)."""
+    value = torch.zeros(len(features))
+    for fold in (0, 1):
+        mine = episode % 2 == fold
+        if mine.any():
+            others = ~mine if not mine.all() else mine  # a single episode has no other
+            value[mine] = fit_value(features[others], returns[others], steps, seed)(features[mine])
+    return value
 
 
 def returns_of(steps: Tensor, length: Tensor, success: Tensor, horizon: Tensor) -> Tensor:

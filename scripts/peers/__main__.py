@@ -63,7 +63,7 @@ def main(args: Args) -> int:
     copy = _prepare_peers(args, source)
     for system in args.systems:
         run_stages(plan, system, source if system == OURS else copy)
-    done = complete(args.output)
+    done = complete(plan)
     table = metrics(args.output, done, args.mode, {system: found(args.output, system) for system in done})
     print(json.dumps(table, indent=1, ensure_ascii=False))
     if args.publish:
@@ -78,7 +78,7 @@ def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
 
 def same_settings(args: Args) -> None:
     """What was measured under other settings must not come into the same table."""
-    free = ("systems", "output", "publish", "dry_run")
+    free = ("systems", "episodes", "output", "publish", "dry_run")  # more episodes are added to those that are there
     settings = {key: value for key, value in asdict(args).items() if key not in free}
     settings = json.loads(json.dumps(settings, default=str))
     file = args.output / "settings.json"

@@ -1,6 +1,7 @@
 """The stages of one system, each a command in that system's environment: train, measure, evaluate.
 
-Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is.
+Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is; evaluating is, where more
+episodes are asked for than it tells of.
 """
 
 import json
@@ -48,14 +49,18 @@ def run_stages(plan: Plan, system: str, data: Path) -> None:
     }
     for stage in STAGES:
         file = plan.output / system / f"{stage}.json"
-        if not file.exists():
+        if not _done(plan, file):
             write_atomic(file, json_bytes(works[stage]()))
         print(f"{system}: {stage} {json.loads(file.read_text())}", flush=True)
 
 
-def complete(output: Path) -> list[str]:
+def complete(plan: Plan) -> list[str]:
     """Systems all of whose stages are done."""
-    return [name for name in SYSTEMS if all((output / name / f"{stage}.json").exists() for stage in STAGES)]
+    return [name for name in SYSTEMS if all(_done(plan, plan.output / name / f"{stage}.json") for stage in STAGES)]
+
+
+def _done(plan: Plan, file: Path) -> bool:
+    return file.exists() and json.loads(file.read_text()).get("episodes", plan.episodes) >= plan.episodes
 
 
 def found(output: Path, system: str) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def _evaluate(plan: Plan, system: str) -> dict[str, Any]:
     before, begin = _episodes(folder), time.perf_counter()
     run(_evaluation(plan, system, folder), plan.output / system / "eval.log", plan.output, threads=1)
     minutes = (time.perf_counter() - begin) / 60
-    return {"episodes_per_min": round((_episodes(folder) - before) / minutes, 2)}
+    return {"episodes_per_min": round((_episodes(folder) - before) / minutes, 2), "episodes": plan.episodes}
 
 
 def _evaluation(plan: Plan, system: str, folder: Path) -> list[str]:

@@ -1,0 +1,149 @@
+"""Success before and after reinforcement learning: methods, tasks and seeds, each a `tandem rl` and a `tandem eval`.
+
+Every run and evaluation leaves a folder in --output; the same command goes on after an interruption. With --together
+one policy learns all tasks at once.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scripts.errors import UserError
+
+Method = Literal["dsrl", "recap", "ppo", "grpo"]
+Key = tuple[str, int]  # task and seed of an episode
+
+
+@dataclass(frozen=True)
+class Args:
+    checkpoint: Path = Path("outputs/train/few")
+    tasks: tuple[str, ...] = ("push", "pick_place", "stack")
+    methods: tuple[Method, ...] = ("dsrl", "recap", "ppo")
+    seeds: int = 3  # of training, from 0
+    minutes: float = 60.0  # of each run
+    episodes: int = 50  # of each evaluation and task
+    together: bool = False  # one run learns all tasks
+    workers: int = 2
+    output: Path = Path("outputs/rl/bench")
+    publish: bool = False  # write docs/results/rl.json and rl_speed.json, or rl_suite.json where --together
+    dry_run: bool = False
+
+
+def measure(args: Args) -> dict[str, Any]:
+    before = _evaluated(args, args.checkpoint, args.tasks, args.output / "before")
+    groups = (args.tasks,) if args.together else tuple((task,) for task in args.tasks)
+    runs: dict[str, list[list[Path]]] = {method: [] for method in args.methods}
+    for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
+        for method in args.methods:
+            runs[method].append([_learned(args, group, method, seed) for group in groups])
+    if args.together:
+        return {method: suite(before, [folder for (folder,) in found]) for method, found in runs.items()}
+    return {
+        task: {method: gain(before, task, [folders[i] for folders in found]) for method, found in runs.items()}
+        for i, task in enumerate(args.tasks)
+    }
+
+
+def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is published, by name."""
+    if args.together:
+        return {"rl_suite": metrics[args.methods[0]] if len(metrics) == 1 else metrics}
+    rows = [row["recap"] for row in metrics.values() if "recap" in row]
+    if not rows:
+        return {"rl": metrics}
+    speed = {name: sum(row[name] for row in rows) / len(rows) for name in ("length_before", "length_after")}
+    speed |= {"change": speed["length_after"] / speed["length_before"] - 1}
+    speed |= {f"success_{name}": sum(row[name] for row in rows) / len(rows) for name in ("before", "after")}
+    return {"rl": metrics, "rl_speed": speed}
+
+
+def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
+    """One task: the episodes of all training seeds together, beside the policy before on the same layouts.
+
+    `higher` and `lower` count the training seeds of which `tandem compare` calls the change significant; lengths are
+    those of the layouts that succeed both before and after.
+    """
+    from policy.statistics import Proportion, paired
+
+    old, found = outcomes(before, task), [outcomes(run / "eval", task) for run in runs]
+    changes = [paired([e["success"] for e in old.values()], [mine[key]["success"] for key in old]) for mine in found]
+    clear = [change.difference for change in changes if change.significant]
+    pairs = [(old[key], mine[key]) for mine in found for key in old]
+    both = [(a["steps"], b["steps"]) for a, b in pairs if a["success"] and b["success"]]
+    after = Proportion(sum(b["success"] for _, b in pairs), len(pairs)).as_dict()
+    made = [json.loads((run / "learned.json").read_text()) for run in runs]
+    return {
+        "before": sum(a["success"] for a in old.values()) / len(old),
+        "after": after["success"],
+        "low": after["low"],
+        "high": after["high"],
+        "each": "/".join(f"{100 * sum(b['success'] for b in mine.values()) / len(mine):.0f}" for mine in found),
+        "higher": sum(difference > 0 for difference in clear),
+        "lower": sum(difference < 0 for difference in clear),
+        "length_before": sum(a for a, _ in both) / max(1, len(both)),
+        "length_after": sum(b for _, b in both) / max(1, len(both)),
+        "env_steps": sum(m["env_steps"] for m in made) // len(made),
+        "minutes": round(sum(m["minutes"] for m in made) / len(made), 1),
+        "seeds": len(runs),
+    }
+
+
+def suite(before: Path, runs: list[Path]) -> dict[str, Any]:
+    """All tasks learned at once: the mean, every task, and those that fell significantly."""
+    tasks = list(dict.fromkeys(task for task, _ in _episodes(before)))
+    rows = {task: gain(before, task, runs) for task in tasks}
+    lower = [task for task, row in rows.items() if row["lower"]]
+    return {
+        "before": sum(row["before"] for row in rows.values()) / len(rows),
+        "after": sum(row["after"] for row in rows.values()) / len(rows),
+        "tasks_lower": len(lower),
+        "tasks": rows,
+    }
+
+
+def outcomes(folder: Path, task: str) -> dict[Key, dict[str, Any]]:
+    return {key: episode for key, episode in _episodes(folder).items() if key[0] == task}
+
+
+def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
+    episodes = json.loads((folder / "results.json").read_text())["episodes"]
+    return {(e["task"], e["seed"]): e for e in episodes}
+
+
+def _learned(args: Args, tasks: tuple[str, ...], method: str, seed: int) -> Path:
+    """Learns and evaluates where that is not done yet; returns the run's folder."""
+    folder = args.output / f"{'-'.join(tasks) if len(tasks) == 1 else 'together'}_{method}_{seed}"
+    done = folder / "learned.json"
+    if not done.exists():
+        flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
+        flags += ["--minutes", str(args.minutes), "--steps", str(10**9), "--workers", str(args.workers)]
+        _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
+        done.write_text(json.dumps(_cost(folder)))
+    _evaluated(args, folder, tasks, folder / "eval")
+    return folder
+
+
+def _cost(folder: Path) -> dict[str, float]:
+    from policy import checkpoint
+
+    made = checkpoint.read_json(checkpoint.resolve(folder), "training_state/training_step.json")["rl"]
+    return {"env_steps": made["env_steps"], "minutes": made["seconds"] / 60}
+
+
+def _evaluated(args: Args, checkpoint: Path, tasks: tuple[str, ...], folder: Path) -> Path:
+    if not (folder / "results.json").exists():
+        flags = ["--checkpoint", str(checkpoint), "--tasks", *tasks, "--episodes", str(args.episodes)]
+        flags += ["--modes", "flat", "--controls", "normal", "--workers", str(args.workers), "--output", str(folder)]
+        _tandem("eval", *flags, *(["--resume"] if folder.exists() else []))
+    return folder
+
+
+def _tandem(*arguments: str) -> None:
+    print("tandem", shlex.join(arguments), flush=True)
+    done = subprocess.run([sys.executable, "-m", "scripts", *arguments])
+    if done.returncode:
+        raise UserError(f"tandem {arguments[0]} ended with exit code {done.returncode}; run again to go on")

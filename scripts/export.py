@@ -1,0 +1,83 @@
+"""Make a small copy of a trained policy to keep or send: packed weights, nothing for training on, and a model card.
+
+`tandem eval`, `watch` and `rl` take it as any checkpoint. What acts is stored in 8 bits a number, the rest in 4:
+measure the copy, not only the original (`tandem compare`).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policy import checkpoint
+from policy.bundle import PRETRAINED, Bundle
+from policy.packed import pack
+from policy.train import STATE
+from scripts.errors import UserError
+from scripts.published import ACTING
+from scripts.results import result_file
+from scripts.tables import render
+
+KEPT = ("stage", "step", "seconds", "data_digest", "rl")  # of what a checkpoint says about its training
+
+
+@dataclass(frozen=True)
+class Args:
+    checkpoint: str  # output folder of `tandem train` or `tandem rl`, or a checkpoint in it
+    output: Path  # folder of the copy
+    results: tuple[str, ...] = ()  # names of measured figures (docs/results) that its card shows
+    dry_run: bool = False  # print the resolved settings and stop
+
+
+def main(args: Args) -> int:
+    if args.output.exists():
+        raise UserError(f"{args.output} exists; remove it or choose another --output")
+    folder = checkpoint.resolve(args.checkpoint)
+    figures = [_figure(name) for name in args.results]
+    bundle = Bundle.load(folder)
+    weights = dict(bundle.model.state_dict())
+    rest = {name.split(".")[0] for name in weights} - set(ACTING)
+    about = checkpoint.read_json(folder, f"{STATE}/training_step.json")
+    recipe = checkpoint.read_json(folder, f"{PRETRAINED}/train_config.json")
+    files = bundle.files(pack(weights, coarse=tuple(f"{name}." for name in sorted(rest))))
+    files |= {
+        f"{PRETRAINED}/train_config.json": recipe,
+        f"{STATE}/training_step.json": {key: about[key] for key in KEPT if key in about},
+    }
+    copy = checkpoint.save(args.output / "checkpoints", int(folder.name), files)
+    (args.output / "README.md").write_text(card(args, folder, recipe, about, figures))
+    size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file() and not file.is_symlink())
+    print(f"{copy}: {size / 1e6:.1f} MB\nnext: tandem eval --checkpoint {args.output}")
+    return 0
+
+
+def card(args: Args, folder: Path, recipe: dict[str, Any], about: dict[str, Any], figures: list[dict[str, Any]]) -> str:
+    """The model card: what it was trained on and how, and what was measured of it."""
+    made = _made(folder)
+    lines = [
+        f"# {args.output.name}",
+        "",
+        f"A Tandem policy for {', '.join(recipe['tasks'])}: from pixels, proprioception and words to actions.",
+        "",
+        f"- trained by `{made.get('command', 'unknown')}`, code `{made.get('code', 'unknown')}`",
+        f"- seed {recipe['seed']}, {about['seconds'] / 60:.1f} minutes, data digest `{about['data_digest'][:16]}`",
+        f"- packed: 8 bits a number, 4 where nothing acts on it; its original: `{checkpoint.digest(folder)[:16]}`",
+        "- no pretrained weights",
+        "- for simulation; it knows the tasks, the cameras and the words of its demonstrations, and nothing else",
+    ]
+    for figure in figures:
+        lines += ["", f"## {figure['name']}", "", render(figure)]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(name: str) -> dict[str, Any]:
+    file = result_file(name)
+    if not file.exists():
+        raise UserError(f"no result {name} in {file.parent}; measure it with `tandem eval --result {name}`")
+    return dict(json.loads(file.read_text()))
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """The command and the code that the run was made with, where its folder says so."""
+    file = folder.parent.parent / "manifest.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}

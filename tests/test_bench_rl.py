@@ -1,0 +1,60 @@
+"""What is published of reinforcement learning: pairs by layout, per training seed, only what was measured."""
+
+import json
+
+import pytest
+
+from scripts.benches.rl import Args, gain, measure, results, suite
+
+
+def evaluated(folder, **successes):
+    """successes: task -> one bool per layout; an episode that succeeds takes 50 steps less in an 'after'."""
+    folder.mkdir(parents=True)
+    steps = 100 if folder.name == "before" else 50
+    episodes = [
+        {"task": task, "seed": seed, "success": success, "steps": steps if success else 200}
+        for task, outcomes in successes.items()
+        for seed, success in enumerate(outcomes)
+    ]
+    (folder / "results.json").write_text(json.dumps({"episodes": episodes}))
+    return folder
+
+
+def learned(root, name, **successes):
+    evaluated(root / name / "eval", **successes)
+    (root / name / "learned.json").write_text(json.dumps({"env_steps": 1000, "minutes": 10.0}))
+    return root / name
+
+
+def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
+    before = evaluated(tmp_path / "before", push=[True] * 10 + [False] * 20)
+    runs = [
+        learned(tmp_path, "a", push=[True] * 30),
+        learned(tmp_path, "b", push=[True] * 11 + [False] * 19),
+        learned(tmp_path, "c", push=[False] * 30),
+    ]
+    row = gain(before, "push", runs)
+    assert row["before"] == pytest.approx(1 / 3) and row["after"] == pytest.approx(41 / 90, abs=1e-4)
+    assert row["low"] < row["after"] < row["high"] and row["each"] == "100/37/0"
+    assert (row["higher"], row["lower"], row["seeds"]) == (1, 1, 3)
+    assert (row["length_before"], row["length_after"]) == (100, 50)  # of layouts that succeed before and after
+    assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
+
+
+def test_a_suite_names_what_fell(tmp_path):
+    before = evaluated(tmp_path / "before", push=[True] * 30, stack=[False] * 30)
+    row = suite(before, [learned(tmp_path, "a", push=[False] * 30, stack=[True] * 30)])
+    assert row["before"] == row["after"] == 0.5 and row["tasks_lower"] == 1
+
+
+def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path):
+    evaluated(tmp_path / "before", push=[True, False])
+    learned(tmp_path, "push_recap_0", push=[True, True])
+    learned(tmp_path, "push_dsrl_0", push=[True, False])
+    args = Args(tasks=("push",), methods=("dsrl", "recap"), seeds=1, output=tmp_path)  # its checkpoint does not exist
+    metrics = measure(args)
+    assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
+    published = results(args, metrics)
+    assert published["rl"] == metrics
+    assert (published["rl_speed"]["length_before"], published["rl_speed"]["length_after"]) == (100, 50)
+    assert published["rl_speed"]["change"] == -0.5
