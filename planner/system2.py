@@ -6,7 +6,8 @@ One sequence through the shared backbone; rows may see:
     queries  [K goal queries | progress query]                           the prefix, the whole text, each other
 So the planner says in words what is being done and then, informed by the words, where that leads. Training is teacher
 forced; at inference the words are decoded greedily over a cached prefix, then words and queries run once more, exactly
-as in training.
+as in training. Mostly the subtask is still what it was: one scene tries its previous words first, and decodes only
+where they are not what greedy decoding would say.
 
 Previous words and older ticks are hidden at random in training: a planner that may lean on its own past copies it.
 Loss of g*: smooth L1 and cosine distance to the averaged encoder's read-out of the frame where the subtask ends.
@@ -192,12 +193,26 @@ class System2(nn.Module):
         real, cache = prefix.real, self.stack.new_cache()
         self.stack(prefix.x, real[:, None, None].expand(-1, 1, real.shape[1], -1), cache, real, prefix.ids)
         mark = cache.snapshot()
+        if len(real) == 1 and bool((previous != PAD).any()):
+            out = self._finish(previous, real, cache)
+            cache.roll_back(mark)
+            if self._would_say(previous, out):
+                return self._read(out, previous)
         alone = len(real) == 1 and self.cfg.trunk.mtp > 0
         subtask = say(self, real, cache) if alone else self._greedy(real, cache)
         cache.roll_back(mark)
+        return self._read(self._finish(subtask, real, cache), subtask)
+
+    def _finish(self, subtask: Tensor, real: Tensor, cache: StackCache) -> Tensor:
+        """States of the tail behind a cached prefix, as `_think` has them."""
         tail = self.tail(subtask)
-        out = self.stack(tail.x, self._tail_mask(real, tail.real), cache, tail.real, tail.ids)
-        return self._read(out, subtask)
+        return self.stack(tail.x, self._tail_mask(real, tail.real), cache, tail.real, tail.ids)
+
+    def _would_say(self, subtask: Tensor, out: Tensor) -> bool:
+        """Are these words what greedy decoding says? out: states of their tail."""
+        W = self.cfg.subtask_length  # the word behind a full sentence is never asked for
+        said, meant = self.logits(out[:, :W])[..., EOS:].argmax(-1) + EOS, with_eos(subtask)[:, :W]
+        return bool(((said == meant) | (meant == PAD)).all())
 
     def _greedy(self, real: Tensor, cache: StackCache) -> Tensor:
         B, W = len(real), self.cfg.subtask_length

@@ -97,6 +97,34 @@ def test_sampling_a_batch_equals_sampling_each() -> None:
         torch.testing.assert_close(alone.goal[0], together.goal[i], **CLOSE)
 
 
+@pytest.mark.parametrize("trunk", ["attention", "default"])
+@torch.no_grad()
+def test_previous_words_are_kept_exactly_where_decoding_would_say_them(trunk: str, monkeypatch) -> None:
+    model, batch = planner(trunk=TRUNKS[trunk]), random_batch()
+    asked = []
+    for name in ("_greedy", "_finish"):
+        original = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *a, name=name, do=original: asked.append(name) or do(*a))
+    monkeypatch.setattr("planner.system2.say", lambda planner, real, cache: planner._greedy(real, cache))
+    kept = 0
+    for i in range(B):
+        instruction, previous, *rest = (x[i : i + 1] for x in inputs(batch))
+        for _ in range(4):  # what was said becomes what was said before
+            plan, words = model.sample(instruction, previous, *rest), previous
+            decoded = "_greedy" in asked
+            asked.clear()
+            prefix = model.prefix(instruction, words, *rest)
+            logits, forced = model.think(prefix, plan.subtask)
+            greedy, meant = logits[..., EOS:].argmax(-1) + EOS, with_eos(plan.subtask)
+            meant[:, -1] = PAD
+            assert torch.equal(greedy.masked_fill(meant == PAD, PAD), meant)
+            torch.testing.assert_close(forced.goal, plan.goal, **CLOSE)
+            torch.testing.assert_close(forced.progress, plan.progress, **CLOSE)
+            assert decoded == (not torch.equal(plan.subtask, words) or not words.any())  # no words, nothing to try
+            kept, previous = kept + (not decoded), plan.subtask
+    assert 0 < kept < 4 * B
+
+
 @torch.no_grad()
 def test_hidden_ticks_do_not_influence() -> None:
     model, batch = planner(), random_batch()
