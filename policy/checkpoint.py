@@ -64,7 +64,7 @@ def resolve(path: str | Path) -> Path:
     if (path / MANIFEST).exists() or path.name == "pretrained_model":
         return path.parent if path.name == "pretrained_model" else path
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), reverse=True)
+    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), key=_step, reverse=True)
     problems = []
     for candidate in steps:
         try:
@@ -141,8 +141,12 @@ def _point_last(root: Path, name: str) -> None:
     os.replace(link, root / "last")
 
 
+def _step(folder: Path) -> int:
+    return int(folder.name)  # as text 1000000 would be older than 999999
+
+
 def _forget_old(root: Path, keep: int, spare: int) -> None:
-    steps = sorted(p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink())
+    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink()), key=_step)
     for old in steps[:-keep]:
         if int(old.name) != spare:
             shutil.rmtree(old)

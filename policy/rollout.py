@@ -62,7 +62,7 @@ class Outcome:
         return asdict(self)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def environment(task: str, image_size: int | None) -> Any:
     return envs.make(task, image_size)
 

@@ -44,6 +44,7 @@ def main(args: Args) -> int:
         raise UserError("no --checkpoint given; pass the output folder of `tandem train`")
     base = checkpoint.resolve(args.checkpoint)
     bundle = Bundle.load(base)
+    _stackable(args.method, bundle)
     tasks = envs.resolve(args.tasks or tuple(checkpoint.read_json(base, "pretrained_model/train_config.json")["tasks"]))
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
     output = args.output or default_output("rl", args.method)
@@ -61,6 +62,14 @@ def main(args: Args) -> int:
 
 def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
     {"dsrl": _dsrl, "recap": _recap, "ppo": _gradient, "grpo": _gradient}[args.method](args, spec, tasks, learning)
+
+
+def _stackable(method: str, bundle: Any) -> None:
+    """What an earlier run taught would be dropped in silence otherwise."""
+    if bundle.steering is not None:
+        raise UserError("the checkpoint is steered already (dsrl); pass the one that it was made from")
+    if bundle.judgement is not None and method != "dsrl":
+        raise UserError(f"the checkpoint comes from recap, and {method} would forget what it is told; pass its base")
 
 
 def _scratch(args: Args) -> int:

@@ -173,6 +173,12 @@ def test_limiter_clamps_holds_and_counts():
 FILES = {"pretrained_model/model.safetensors": {"w": torch.arange(4.0)}, "pretrained_model/config.json": {"a": 1}}
 
 
+def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
+    for step in (999_999, 1_000_000):
+        kept = checkpoint.save(tmp_path, step, FILES, keep=1)
+    assert kept.exists() and checkpoint.resolve(tmp_path) == kept and not (tmp_path / "999999").exists()
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(tmp_path, damage):
     checkpoint.save(tmp_path / "checkpoints", 1, FILES)

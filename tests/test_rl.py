@@ -196,9 +196,41 @@ def test_advantages_judge_what_the_next_steps_changed():
     expected = [
         -0.04 - 0.3 + 0.5, -0.04 - 0.1 + 0.3, -0.02 + 0.0 + 0.1,  # the last frame's future is success
         -0.04 - 0.8 + 0.6, -0.04 - 1.0 + 0.8,
-        -0.04 - 0.2 + 0.7, -0.04 + 0.0 + 0.2,
+        -0.04 - 1.0 + 0.7,  # where the expert takes over the policy got nowhere
+        -0.04 + 0.0 + 0.2,
     ]  # fmt: skip
     torch.testing.assert_close(advantages(samples, value, ahead=4), torch.tensor(expected))
+
+
+def test_nobody_learns_how_the_expert_is_pushed_and_a_chunk_has_one_author(trained):
+    from policy.rl.rollouts import Job, roll_out
+    from policy.rl.samples import of_trajectory
+
+    ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.2))
+    arrays, look = ran.arrays, ran.arrays["look"]
+    assert arrays["expert"].any() and not arrays["pushed"][~arrays["expert"]].any()
+    arrays["pushed"][-6] = True
+    samples = of_trajectory(Bundle.load(trained), ran, ("reach",), 100)
+    for i, start in enumerate(look):
+        steps = np.arange(start, min(start + samples.actions.shape[1], ran.steps))
+        fine = (arrays["expert"][steps] == arrays["expert"][start]) & ~arrays["pushed"][steps]
+        assert samples.action_mask[i].sum() == np.logical_and.accumulate(fine).sum()
+
+
+def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
+    from dataclasses import replace
+
+    from policy.judgement import Judgement, JudgementConfig
+    from scripts.errors import UserError
+    from scripts.rl import _stackable
+
+    bundle = Bundle.load(trained)
+    told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width)))
+    for method in ("dsrl", "recap", "ppo", "grpo"):
+        _stackable(method, bundle)
+    _stackable("dsrl", told)
+    with pytest.raises(UserError, match="ppo would forget"):
+        _stackable("ppo", told)
 
 
 def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
@@ -233,7 +265,7 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
 
     from scripts import rl
 
-    quick = {"episodes": 2, "value_steps": 20}
+    quick = {"episodes": 2, "each": 1, "value_steps": 20}
     from dataclasses import replace
 
     import policy.rl.recap as module

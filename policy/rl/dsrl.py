@@ -8,8 +8,9 @@ would not make). It finds the best of what imitation can do; it cannot add what 
 
 Notable choices
 - Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
-- An episode that runs out of time is cut off, not over: its last look is worth what the critic says, about -1 / (1 -
-  discount) where nothing leads to success, so that a slow success is far better than none.
+- An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
+  better than none. Left to the critic, that value takes tens of thousands of updates to appear.
+- Entropy of the noise is aimed at 0 (a deviation of a quarter), and critics normalise their layers, as in DSRL's code.
 - Features are standardised by the episodes of the warm-up: what tells two layouts apart is small beside their means.
 - Updates per look are few (EVIDENCE: 20): on two cores simulation and updates share them, and looks are the cheaper.
 """
@@ -27,14 +28,16 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from torch import Tensor
+from stable_baselines3.sac.policies import SACPolicy
+from torch import Tensor, nn
 
 from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
-from policy.rl.noise_env import TRAINING_SEEDS, NoiseEnv
-from policy.rl.progress import Learning
+from policy.rl.noise_env import NoiseEnv
+from policy.rl.progress import Learning, training_seed
 from policy.steering import MODES, Steering, SteeringConfig
 
 
@@ -45,10 +48,8 @@ class DSRL:
     gradient_steps: int = 8  # updates per look of every environment
     learning_rate: float = 3e-4
     batch: int = 256
-    discount: float = 0.99  # per look
-    entropy: str = (
-        "auto_0.1"  # its weight, learned from there on: from 1 on it would outweigh success for thousands of updates
-    )
+    discount: float = 0.97  # per look; episodes have some thirty
+    entropy: str = "auto_0.01"  # its weight, learned from there on; from 1 on it would outweigh success for a while
     hidden: tuple[int, ...] = (256, 256, 256)
     warm_up: int = 1500  # looks with random noise
     capacity: int = 150_000  # looks in memory
@@ -69,6 +70,23 @@ class Standardised(BaseFeaturesExtractor):
         return (observations - self.mean) / self.deviation
 
 
+class NormalisedCritics(SACPolicy):
+    """SAC's networks, and every hidden layer of the critics is normalised."""
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        critic = super().make_critic(features_extractor)
+        for number, network in enumerate(critic.q_networks):
+            *hidden, last = network.children()
+            parts = [p for part in hidden for p in ((part, _norm(part)) if isinstance(part, nn.Linear) else (part,))]
+            critic.q_networks[number] = nn.Sequential(*parts, last)
+            critic.add_module(f"qf{number}", critic.q_networks[number])
+        return critic.to(self.device)
+
+
+def _norm(layer: nn.Linear) -> nn.LayerNorm:
+    return nn.LayerNorm(layer.out_features)
+
+
 class WholeEpisodes(ReplayBuffer):
     """SAC's replay, filled by `take` alone."""
 
@@ -78,27 +96,26 @@ class WholeEpisodes(ReplayBuffer):
     def add(self, *_: Any) -> None:
         """Steps of an episode that is not whole yet."""
 
-    def take(self, episode: Episode) -> None:
-        """Where time ran out the last look stands for the one after it."""
+    def take(self, episode: Episode, failure: float) -> None:
+        """failure: the reward of a last look that did not lead to success."""
         features, noise = episode["features"], episode["noise"]
         last = len(noise) - 1
         for i, action in enumerate(noise):
-            success = i == last and bool(episode["success"])
+            reward = -1.0 if i < last else 0.0 if bool(episode["success"]) else failure
             following = features[min(i + 1, last)]
-            reward, over = np.array([float(success) - 1.0]), np.array([success])
-            super().add(features[i], following, action, reward, over, [{}])
+            super().add(features[i], following, action, np.array([reward]), np.array([i == last]), [{}])
 
 
 class _Keep(BaseCallback):
     """Stores whole episodes, saves, and ends the learning."""
 
-    def __init__(self, learning: Learning, experience: Experience, save: Callable[[], None]):
+    def __init__(self, learning: Learning, experience: Experience, failure: float, save: Callable[[], None]):
         super().__init__()
-        self.learning, self.experience, self.save = learning, experience, save
+        self.learning, self.experience, self.failure, self.save = learning, experience, failure, save
 
     def _on_step(self) -> bool:
         for episode in _store(self.locals["infos"], self.learning, self.experience):
-            self.model.replay_buffer.take(episode)  # type: ignore[attr-defined]
+            self.model.replay_buffer.take(episode, self.failure)  # type: ignore[attr-defined]
         if self.learning.due():
             self.save()
         return not self.learning.ended()
@@ -117,8 +134,9 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     """Learns until `learning` ends; checkpoints are those of `spec` with steering."""
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
+    first = training_seed(seed) + len(experience)
     makers: list[Callable[[], gymnasium.Env]] = [
-        partial(NoiseEnv, spec, tasks, TRAINING_SEEDS + len(experience) + index, workers) for index in range(workers)
+        partial(NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
     ]
     learning.resume(experience.steps)
     envs = SubprocVecEnv(makers, start_method="spawn")
@@ -127,11 +145,13 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
         if not len(experience):
             return
         model = _model(envs, experience, settings, seed, learning.state("sac.zip"))
+        failure = -1 / (1 - settings.discount)
         for episode in experience:
-            model.replay_buffer.take(episode)  # type: ignore[union-attr]
+            model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
         model.num_timesteps = _looks(experience)
         save = partial(_save, model, learning, settings)
-        model.learn(2**62, callback=_Keep(learning, experience, save), reset_num_timesteps=False, progress_bar=False)
+        keep = _Keep(learning, experience, failure, save)
+        model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
         save()
     finally:
         envs.close()
@@ -158,9 +178,9 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, seed: in
     seen = np.concatenate([episode["features"] for episode in experience])
     standards = {"mean": seen.mean(0), "deviation": seen.std(0).clip(min=1e-2)}
     return SAC(
-        "MlpPolicy", envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, batch_size=settings.batch,
-        gamma=settings.discount, learning_starts=0, buffer_size=settings.capacity, ent_coef=settings.entropy,
-        train_freq=1, gradient_steps=settings.gradient_steps, replay_buffer_class=WholeEpisodes,
+        NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
+        batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes, learning_starts=0,
+        train_freq=1, gradient_steps=settings.gradient_steps, ent_coef=settings.entropy, target_entropy=0.0,
         policy_kwargs={
             "net_arch": list(settings.hidden),
             "features_extractor_class": Standardised,
@@ -172,7 +192,11 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, seed: in
 def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
     stored = io.BytesIO()
     model.save(stored)
-    learning.save(steering=_steering(model, learning, settings), state={"sac.zip": stored.getvalue()})
+    learning.save(
+        steering=_steering(model, learning, settings),
+        judgement=learning.bundle.judgement,  # the flow was told, where its policy is
+        state={"sac.zip": stored.getvalue()},
+    )
 
 
 def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:

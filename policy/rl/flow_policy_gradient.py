@@ -8,12 +8,14 @@ On-policy and therefore hungry; the one of the three methods that can leave what
 
 Notable choices
 - Encoder, grounding and planner stay as they are; latents are stored, and an update costs what the controller costs.
-- All Euler steps of a look are evaluated in one pass, as so many noise draws that share its context.
-- Updates stop for this round when the policy has moved far enough (`kl`).
+- All Euler steps of a look are evaluated in one pass, as so many noise draws that share its context. Their likelihoods
+  are averaged: the ratio of the sum would leave every clip after one update.
+- Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
+- The value function learns from several rounds, on standardised features, and judges before it has seen a round.
 """
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +30,7 @@ from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, ExplorerConfig, log_likelihood
-from policy.rl.noise_env import TRAINING_SEEDS
-from policy.rl.progress import STATE, Learning
+from policy.rl.progress import STATE, Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory, pooled
 
@@ -41,16 +42,40 @@ class FlowPolicyGradient:
     critic: Literal["value", "group"] = "value"
     episodes: int = 64  # per round
     group: int = 8  # of them share a layout, where critic="group"
-    epochs: int = 3
-    batch: int = 128  # looks a step
+    epochs: int = 2
+    batch: int = 512  # looks a step
     learning_rate: float = 3e-5
     explorer_rate: float = 3e-4
-    clip: float = 0.1  # of the ratio
+    clip: float = 0.2  # of the ratio
     kl: float = 0.03  # mean divergence at which a round's updates stop
     discount: float = 0.99  # per look
     trace: float = 0.95  # lambda of generalised advantage estimation
     value_steps: int = 200  # updates of the value function per round
+    rounds: int = 8  # that it learns from
     workers: int = 2
+
+
+CRITIC = "critic.safetensors"  # in a checkpoint's training state
+
+
+class Critic(nn.Module):
+    """Discounted success to come, (B, F) -> (B,); `known` says that it has learned from a round."""
+
+    mean: Tensor
+    deviation: Tensor
+    known: Tensor
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(features, 256), nn.SiLU(), nn.Dropout(0.1), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)
+        )
+        self.register_buffer("mean", torch.zeros(features))  # of the first round
+        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("known", torch.tensor(False))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net((features - self.mean) / self.deviation)[:, 0]
 
 
 @dataclass
@@ -59,8 +84,9 @@ class Learner:
 
     bundle: Bundle  # its controller learns
     explorer: Explorer
-    value: nn.Module  # (B, F) -> (B, 1): discounted success to come
+    critic: Critic
     optimizer: torch.optim.Optimizer
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # features and returns of the last rounds
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs beside the policy."""
@@ -68,7 +94,7 @@ class Learner:
         torch.save(self.optimizer.state_dict(), optimizer)
         return {
             EXPLORER: dict(self.explorer.state_dict()),
-            "value.safetensors": dict(self.value.state_dict()),
+            CRITIC: dict(self.critic.state_dict()),
             "optimizer.pt": optimizer.getvalue(),
         }
 
@@ -84,7 +110,7 @@ def flow_policy_gradient(
     newest = learning.newest() or _save(learning, learner)
     with Pool(roll_out, settings.workers) as pool:
         while not learning.ended():
-            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, len(experience), settings)
+            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)
             rollouts = [r for _, r in pool.run(jobs) if not isinstance(r, Crash)]
             rollouts.sort(key=lambda r: (r.seed, r.draw))  # whatever order the workers ended in
             for rollout in rollouts:
@@ -101,16 +127,16 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     controller = bundle.model.controller.requires_grad_(True)
     features = (controller.cfg.referents + 3) * controller.cfg.width + bundle.config.state_dim
     explorer = Explorer(ExplorerConfig(features, controller.cfg.euler_steps, controller.cfg.action_dim))
-    value = nn.Sequential(nn.Linear(features, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
+    critic = Critic(features)
     rates = ((controller, settings.learning_rate), (explorer, settings.explorer_rate))
     optimizer = torch.optim.AdamW(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
     )
     if newest is not None:
         explorer.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{EXPLORER}"))
-        value.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/value.safetensors"))
+        critic.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{CRITIC}"))
         optimizer.load_state_dict(torch.load(newest / STATE / "optimizer.pt", weights_only=True))
-    return Learner(bundle, explorer, value, optimizer)
+    return Learner(bundle, explorer, critic.eval(), optimizer)
 
 
 def _save(learning: Learning, learner: Learner) -> Path:
@@ -118,11 +144,11 @@ def _save(learning: Learning, learner: Learner) -> Path:
 
 
 def _jobs(spec: AgentSpec, tasks: tuple[str, ...], first: int, settings: FlowPolicyGradient) -> list[Job]:
-    """Layouts that were not met before, tasks in turn; every layout once, or `group` times."""
+    """Layouts that were not met before, tasks in turn; every layout once, or `group` times. first: its seed."""
     draws = settings.group if settings.critic == "group" else 1
     layouts = range(first, first + settings.episodes // draws)
     return [
-        Job(spec, tasks[i % len(tasks)], TRAINING_SEEDS + i, draw=draw, explore=True)
+        Job(spec, tasks[i % len(tasks)], i, draw=draw, explore=True)
         for i in layouts for draw in range(draws)
     ]  # fmt: skip
 
@@ -149,9 +175,11 @@ def update(
     executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
     features = pooled(learner.bundle, samples)
     with torch.no_grad():
-        gain, returns = estimate(samples, learner.value(features)[:, 0], settings)
+        gain, returns = estimate(samples, learner.critic(features), settings)
     if settings.critic == "group":
         gain = group_advantages(rollouts)[samples.episode]
+    elif not learner.critic.known:  # nothing is an advantage yet
+        return {"divergence": 0.0, "updates": 0} | _fit_critic(learner, features, returns, settings)
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples)))
     with torch.no_grad():
         now.old = torch.cat([_likelihood(learner, now, rows) for rows in torch.arange(len(samples)).split(256)])
@@ -160,9 +188,8 @@ def update(
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
-    error = _fit_value(learner.value, features, returns, settings.value_steps)
-    scale = float(learner.explorer(features).mean())
-    return {"divergence": divergence, "updates": updates, "value_error": error, "scale": scale}
+    moved = {"divergence": divergence, "updates": updates, "scale": float(learner.explorer(features).mean())}
+    return moved | (_fit_critic(learner, features, returns, settings) if settings.critic == "value" else {})
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
@@ -186,7 +213,7 @@ def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
         referents, _ = learner.bundle.model.grounding(rows.instruction, z)
     context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
     scale = learner.explorer(now.features[index])
-    return log_likelihood(controller, context, scale, now.chain[index], now.executed[index])
+    return log_likelihood(controller, context, scale, now.chain[index], now.executed[index]) / scale.shape[1]
 
 
 def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> tuple[Tensor, Tensor]:
@@ -219,14 +246,24 @@ def group_advantages(rollouts: list[Trajectory]) -> Tensor:
     return torch.from_numpy(gains)
 
 
-def _fit_value(value: nn.Module, features: Tensor, returns: Tensor, steps: int) -> float:
-    """Regression on this round's returns; the mean squared error at the end."""
-    optimizer = torch.optim.AdamW(value.parameters(), 1e-3)
-    loss = torch.zeros(())
-    for _ in range(steps):
-        rows = torch.randint(len(features), (256,))
-        loss = (value(features[rows])[:, 0] - returns[rows]).square().mean()
+def _fit_critic(learner: Learner, features: Tensor, returns: Tensor, settings: FlowPolicyGradient) -> dict[str, float]:
+    """Regression on the returns of the last rounds; its error on this one before it has learned from it."""
+    critic = learner.critic
+    if not critic.known:
+        critic.mean.copy_(features.mean(0))
+        critic.deviation.copy_(features.std(0).clamp(min=1e-2))
+        critic.known.fill_(True)
+    with torch.no_grad():
+        error = float((critic(features) - returns).square().mean())
+    learner.seen = [*learner.seen, (features, returns)][-settings.rounds :]
+    known, wanted = (torch.cat(parts) for parts in zip(*learner.seen, strict=True))
+    optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
+    critic.train()
+    for _ in range(settings.value_steps):
+        rows = torch.randint(len(known), (256,))
+        loss = (critic(known[rows]) - wanted[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss)
+    critic.eval()
+    return {"value_error": error, "value_chance": float(returns.var())}

@@ -2,7 +2,7 @@
 
     observation  float32 (F,)   what the agent sees at a look, pooled (policy/situation.py)
     action       float32 (J A,) in [-1, 1], the slow part of the next chunk's noise (policy/steering.py)
-    reward       -1 until success, 0 then: sparse success that never rewards to be alive, as entropy does where it is 1
+    reward       -1 until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
 A step is one look of the agent: the control steps of a chunk that run before it looks again. The finished episode's
 arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed` and never repeat.
@@ -19,10 +19,9 @@ from gymnasium import spaces
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
+from policy.rl.progress import TRAINING_SEEDS
 from policy.rollout import environment
 from policy.steering import MODES, spread
-
-TRAINING_SEEDS = 2_000_000  # demonstrations count from 0, evaluation from 1,000,000
 
 
 class NoiseEnv(gymnasium.Env):

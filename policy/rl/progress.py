@@ -20,8 +20,14 @@ from policy.statistics import Proportion
 from policy.steering import Steering
 
 STATE = "training_state"
+TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
+
+
+def training_seed(seed: int) -> int:
+    """The first layout of a run, so that runs of different seeds meet different ones."""
+    return TRAINING_SEEDS + 100_000 * seed
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Notable choices
 - A share of rows is told nothing, for guidance, and demonstrations stay in every batch.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -32,26 +33,28 @@ from policy.pool import Crash, Pool
 from policy.precision import fastest_dtype
 from policy.recipe import Stage
 from policy.rl.experience import Episode, Experience
-from policy.rl.noise_env import TRAINING_SEEDS
-from policy.rl.progress import Learning
+from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory, pooled
 from policy.rl.value import LOW, held_out_values, returns_of
 from policy.team import ALONE
+
+KNOWN = "episodes.json"  # in a checkpoint's training state: how many it learned from
 
 
 @dataclass(frozen=True)
 class Recap:
     """Settings."""
 
-    episodes: int = 100  # own, per task and round
+    episodes: int = 200  # own, per round; at least `each` of every task
+    each: int = 10
     takeover: float = 0.6  # share of the horizon after which the expert takes over
     good: float = 0.4  # share of a task's own chunks that are judged good
     ahead: int = 16  # control steps over which a chunk is judged
     untold: float = 0.2  # share of rows that are told nothing
     demonstrations: float = 0.25  # share of rows from demonstrations
-    value_steps: int = 1500
-    stage: Stage = Stage(steps=1500, learning_rate=3e-4, warmup=50, ema=0.995)
+    value_steps: int = 300
+    stage: Stage = Stage(steps=1000, learning_rate=3e-4, warmup=50, ema=0.995)
     guidance: float = 1.0
     workers: int = 2
 
@@ -65,29 +68,40 @@ def recap(
     horizons = [horizon(task) for task in tasks]
     demonstrations = of_demonstrations(bundle, cache, tasks, fastest_dtype())
     while not learning.ended():
-        goal = settings.episodes * len(tasks) * (1 + len(experience) // (settings.episodes * len(tasks)))
-        newest = learning.newest()
+        newest, known = learning.newest(), json.loads(learning.state(KNOWN) or b"0")
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
-        _practise(actor, tasks, goal - len(experience), learning, experience, settings)
+        goal = known + max(settings.episodes, settings.each * len(tasks))
+        _practise(actor, tasks, goal, learning, experience, settings, seed)
         if learning.run.stop_requested:
-            break
+            return
         own = [of_trajectory(bundle, stored(e), tasks, horizons[tasks.index(str(e["task"]))]) for e in experience]
         samples = Samples.joined([demonstrations, *own])
         samples.judged = judge(bundle, samples, len(demonstrations), settings, seed)
-        controller, judgement = _learn(bundle, samples, len(demonstrations), learning, settings, seed)
+        learned = _learn(bundle, samples, len(demonstrations), learning, settings, seed)
+        if learned is None:
+            return
+        controller, judgement = learned
         weights = {k: v for k, v in bundle.model.state_dict().items() if not k.startswith("controller.")}
         weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
-        learning.save({}, judgement=judgement, weights=weights)
+        learning.save({KNOWN: len(experience)}, judgement=judgement, weights=weights)
 
 
 def _practise(
-    spec: AgentSpec, tasks: tuple[str, ...], count: int, learning: Learning, experience: Experience, settings: Recap
+    spec: AgentSpec,
+    tasks: tuple[str, ...],
+    goal: int,
+    learning: Learning,
+    experience: Experience,
+    settings: Recap,
+    seed: int,
 ) -> None:
-    """`count` episodes of the newest policy, tasks in turn, into `experience`."""
-    first = len(experience)
+    """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`; half of the time that is left is
+    for learning from them."""
+    enough = learning.seconds + (60 * learning.limits.minutes - learning.seconds) / 2
+    first = training_seed(seed)
     jobs = [
-        Job(spec, tasks[i % len(tasks)], TRAINING_SEEDS + i, settings.takeover) for i in range(first, first + count)
-    ]
+        Job(spec, tasks[i % len(tasks)], first + i, settings.takeover) for i in range(len(experience), goal)
+    ]  # fmt: skip
     with Pool(roll_out, settings.workers) as pool:
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
@@ -97,12 +111,12 @@ def _practise(
             experience.add(result.steps, result.success, result.arrays | about)
             alone = result.success and not result.arrays["expert"].any()
             learning.episode(alone, result.steps, experience.steps)
-            if learning.run.stop_requested:
+            if learning.run.stop_requested or learning.seconds > enough:
                 return
 
 
 def stored(episode: Episode) -> Trajectory:
-    arrays = {name: episode[name] for name in ("z", "state", "goal", "look", "action", "expert")}
+    arrays = {name: episode[name] for name in ("z", "state", "goal", "look", "action", "expert", "pushed")}
     return Trajectory(
         str(episode["task"]), int(episode["seed"]), int(episode["draw"]), str(episode["instruction"]),
         bool(episode["success"]), int(episode["steps"]), arrays,
@@ -111,7 +125,7 @@ def stored(episode: Episode) -> Trajectory:
 
 def judge(bundle: Bundle, samples: Samples, demonstrations: int, settings: Recap, seed: int) -> Tensor:
     """(F,): GOOD for the `good` share of each task's own chunks with the highest advantage, and for every expert's."""
-    features = pooled(bundle, samples)
+    features = pooled(bundle, replace(samples, has_goal=torch.zeros_like(samples.has_goal)))  # seen, not planned
     returns = returns_of(samples.step, samples.length, samples.success & ~corrected(samples), samples.horizon)
     value = held_out_values(features, returns, samples.episode, settings.value_steps, seed)
     advantage = advantages(samples, value, settings.ahead)
@@ -137,9 +151,10 @@ def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
     reached = torch.searchsorted(_clock(samples), _clock(samples) + ahead)
     inside = reached.clamp(max=len(samples) - 1)
     same = (reached < len(samples)) & (samples.episode[inside] == samples.episode)
+    same &= samples.judged[inside] == samples.judged  # where an expert takes over, nothing better was reached
     failed = ~samples.success | corrected(samples)
     end = torch.where(failed, LOW, 0.0)
-    passed = torch.where(same, samples.step[inside] - samples.step, samples.length - samples.step)
+    passed = torch.where(same, samples.step[inside] - samples.step, (samples.length - samples.step).clamp(max=ahead))
     then = torch.where(same, value[inside], end)
     return -passed / samples.horizon + then - value
 
@@ -200,16 +215,17 @@ class _Learner:
 
 def _learn(
     bundle: Bundle, samples: Samples, first: int, learning: Learning, settings: Recap, seed: int
-) -> tuple[Controller, Judgement]:
+) -> tuple[Controller, Judgement] | None:
+    """None: the run was asked to stop."""
     torch.manual_seed(seed)
     controller = Controller(bundle.model.controller.cfg)
     controller.load_state_dict(bundle.model.controller.state_dict())
     parts = _Parts(controller, Judgement(JudgementConfig(bundle.sizes.width, settings.guidance)))
     average, learner = averaged(parts, settings.stage.ema), _Learner(bundle, parts, samples, first, settings, seed)
     steps = settings.stage.steps
-    fit(
+    ended = fit(
         learner, parts, average, settings.stage, learning.run, ALONE, seed, fastest_dtype(),
         lambda step, optimizer: None, Progress(), steps, 50,
     )  # fmt: skip
     learned = cast(_Parts, average.module)
-    return learned.controller, learned.judgement
+    return (learned.controller, learned.judgement) if ended else None

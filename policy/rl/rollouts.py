@@ -8,7 +8,7 @@ mended, which is what corrections by people are on real robots. Looks go on as b
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Trajectory:
     steps: int  # T
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
-    # look int32 (L,) the control step of each, action float32 (T, A) in the environment's units, expert bool (T,),
-    # and where noise explored: chain float32 (L, K + 1, H, A)
+    # look int32 (L,) the control step of each, action float32 (T, A) in the environment's units, expert bool (T,) and
+    # pushed bool (T,): who acts, and does it push itself aside; where noise explored: chain float32 (L, K + 1, H, A)
 
 
 @lru_cache(maxsize=2)
@@ -59,6 +59,7 @@ def _agent(spec: AgentSpec) -> TandemAgent:
     return agent
 
 
+@cache
 def horizon(task: str) -> int:
     """Control steps after which an episode of the task ends."""
     env: Any = envs.make(task).unwrapped
@@ -85,10 +86,10 @@ def roll_out(job: Job) -> Trajectory:
                 agent.decide(situation, agent.noise(situation))
         if agent.step == limit < env.unwrapped.horizon:
             expert = envs.expert(env, job.seed)
-        action = agent.act(obs)
+        action, pushed = agent.act(obs), False
         if expert is not None:
-            action, _, _ = expert.act()
-        kept.step(action, expert is not None)
+            action, _, pushed = expert.act()
+        kept.step(action, expert is not None, pushed)
         env.unwrapped.looking = agent.looks
         obs, _, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
@@ -124,9 +125,10 @@ class _Kept:
         self._add("state", situation.state[0].numpy())
         self._add("look", np.int32(step))
 
-    def step(self, action: np.ndarray, expert: bool) -> None:
+    def step(self, action: np.ndarray, expert: bool, pushed: bool) -> None:
         self._add("action", action.astype(np.float32))
         self._add("expert", expert)
+        self._add("pushed", pushed)
 
     def chain(self, chain: np.ndarray) -> None:
         self._add("chain", chain)

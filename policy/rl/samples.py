@@ -87,6 +87,7 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
     ahead = look[:, None] + np.arange(H)
     inside = np.minimum(ahead, T - 1)
     mask = (ahead < T) & (arrays["expert"][inside] == arrays["expert"][look][:, None])  # a chunk has one author
+    mask &= ~arrays["pushed"][inside]  # nobody is to learn how the expert is pushed aside
     goal = torch.from_numpy(arrays["goal"]).bfloat16()
     none = goal.shape[1] == 0
     K, D = bundle.sizes.goal_tokens, bundle.sizes.width

@@ -24,6 +24,7 @@ class ValueConfig:
     features: int  # F, length of Situation.pooled
     hidden: int = 256
     bins: int = 41
+    dropout: float = 0.2
 
 
 class Value(nn.Module):
@@ -34,7 +35,7 @@ class Value(nn.Module):
     def __init__(self, cfg: ValueConfig):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(),
+            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Dropout(cfg.dropout),
             nn.Linear(cfg.hidden, cfg.hidden), nn.SiLU(), nn.Linear(cfg.hidden, cfg.bins),
         )  # fmt: skip
         self.register_buffer("mean", torch.zeros(cfg.features))  # of the data that it learns from
@@ -65,7 +66,7 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
     value = Value(ValueConfig(features.shape[-1]))
     value.mean.copy_(features.mean(0))
     value.deviation.copy_(features.std(0).clamp(min=1e-3))
-    optimizer = torch.optim.AdamW(value.parameters(), 1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(value.parameters(), 1e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(features), (batch,))
@@ -80,8 +81,9 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
 def held_out_values(features: Tensor, returns: Tensor, episode: Tensor, steps: int, seed: int) -> Tensor:
     """(F,): the value of every frame, by a function that did not learn from its `episode` (F,)."""
     value = torch.zeros(len(features))
+    half = torch.randperm(int(episode.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
     for fold in (0, 1):
-        mine = episode % 2 == fold
+        mine = half[episode] == fold
         if mine.any():
             others = ~mine if not mine.all() else mine  # a single episode has no other
             value[mine] = fit_value(features[others], returns[others], steps, seed)(features[mine])
