@@ -79,5 +79,5 @@ def _figure(name: str) -> dict[str, Any]:
 
 def _made(folder: Path) -> dict[str, Any]:
     """The command and the code that the run was made with, where its folder says so."""
-    file = folder.parent.parent / "manifest.json"
+    file = folder.parent.parent / "made_with.json"
     return dict(json.loads(file.read_text())) if file.exists() else {}

@@ -66,9 +66,9 @@ def main(args: Args) -> int:
 
 def _say_how(output: Path) -> None:
     """Keeps the command and the code of the run's first leg, for the card of what it made."""
-    if not (output / "manifest.json").exists():
+    if not (output / "made_with.json").exists():
         about = manifest(command="tandem " + shlex.join(sys.argv[1:]))
-        (output / "manifest.json").write_text(json.dumps(about, indent=1))
+        (output / "made_with.json").write_text(json.dumps(about, indent=1))
 
 
 def ensure_data(recipe: Recipe) -> Path:
