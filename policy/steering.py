@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BOUND = 1.5  # largest coefficient of the noise, in its standard deviations (DSRL's)
+BOUND = (
+    2.5  # largest coefficient of the noise; with it, what runs of a chunk varies as it does under noise of all steps
+)
 MODES = 2  # J
 
 

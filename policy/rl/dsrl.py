@@ -164,7 +164,8 @@ def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, se
     if looks < settings.warm_up:
         envs.reset()
     while looks < settings.warm_up and not learning.ended():
-        actions = rng.uniform(-1.0, 1.0, (envs.num_envs, *envs.action_space.shape)).astype(np.float32)
+        shape = (envs.num_envs, *(envs.action_space.shape or ()))
+        actions = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
         looks += sum(len(e["noise"]) for e in _store(envs.step(actions)[3], learning, experience))
 
 
