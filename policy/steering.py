@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BOUND = (
-    2.5  # largest coefficient of the noise; with it, what runs of a chunk varies as it does under noise of all steps
-)
+from policy.standardise import Standardise
+
+# largest coefficient of the noise: what runs of a chunk then varies as it does under noise of all steps
+BOUND = 2.5
 MODES = 2  # J
 
 
@@ -41,9 +42,6 @@ class SteeringConfig:
 
 
 class Steering(nn.Module):
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, cfg: SteeringConfig):
         super().__init__()
         self.cfg = cfg
@@ -51,12 +49,11 @@ class Steering(nn.Module):
         layers = [part for i, o in zip(widths, widths[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
         self.latent_pi = nn.Sequential(*layers)
         self.mu = nn.Linear(widths[-1], cfg.modes * cfg.action_dim)
-        self.register_buffer("mean", torch.zeros(cfg.features))  # of the experience that learning began with
-        self.register_buffer("deviation", torch.ones(cfg.features))
+        self.standardise = Standardise(cfg.features)  # by the experience that learning began with
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, F) -> noise (B, 1, H, A)."""
-        chosen = self.mu(self.latent_pi((features - self.mean) / self.deviation)).tanh()
+        chosen = self.mu(self.latent_pi(self.standardise(features))).tanh()
         return spread(chosen.unflatten(-1, (self.cfg.modes, self.cfg.action_dim)), self.cfg.chunk)
 
 

@@ -1,5 +1,5 @@
 """Write the measured figures into README.md and docs/*.md: tables between `<!-- results:NAME -->` markers, and plots,
-come from docs/results/.
+come from docs/results/. `<!-- results:NAME KEY KEY -->` shows these numbers alone.
 
 docs/results/NAME.json = {"name", "command", "manifest", "metrics"}, written by the command that measured it
 """
@@ -44,12 +44,20 @@ def main(args: Args) -> int:
 
 def fill(text: str, folder: Path) -> str:
     def table(match: re.Match[str]) -> str:
-        name = match[1]
+        name, keys = match[1], match[2].split()
         file = folder / f"{name}.json"
-        body = render(json.loads(file.read_text())) if file.exists() else "_not measured yet_"
-        return f"<!-- results:{name} -->\n{body}\n<!-- /results:{name} -->"
+        body = render(_only(json.loads(file.read_text()), keys)) if file.exists() else "_not measured yet_"
+        return f"<!-- results:{name}{match[2]} -->\n{body}\n<!-- /results:{name} -->"
 
-    return re.sub(r"<!-- results:(\w+) -->.*?<!-- /results:\1 -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- results:(\w+)((?: \w+)*) -->.*?<!-- /results:\1 -->", table, text, flags=re.DOTALL)
+
+
+def _only(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """The result with these of its numbers; all where none are named."""
+    missing = [key for key in keys if key not in result["metrics"]]
+    if missing:
+        raise UserError(f"docs/results/{result['name']}.json has no {', '.join(missing)}, which a page asks for")
+    return result | {"metrics": {key: result["metrics"][key] for key in keys}} if keys else result
 
 
 def plots(folder: Path) -> dict[Path, str]:

@@ -86,5 +86,5 @@ def _number(key: str, value: Any) -> str:
         (lambda k: "per_s" in k, lambda v: f"{v:,.0f}"),
     ]
     if not isinstance(value, int | float):
-        return str(value)
+        return "–" if value is None else str(value)
     return next((show(value) for fits, show in formats if fits(key)), f"{value:.4g}")

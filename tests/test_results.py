@@ -4,9 +4,12 @@ import json
 import subprocess
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
+from scripts.errors import UserError
 from scripts.manifest import code_version
 from scripts.plot import curves
-from scripts.results import add_to_result
+from scripts.results import add_to_result, fill, write_result
 from scripts.tables import render
 
 MADE = {"code": "abc", "processor": "cpu", "cores": 2}
@@ -40,6 +43,17 @@ def test_commands_add_to_a_file_without_erasing_what_others_measured(tmp_path) -
     stored = json.loads((tmp_path / "papers.json").read_text())
     assert stored["metrics"] == {"a": 3.0, "b": 2.0}
     assert stored["command"] == "tandem bench a --seeds 5 --publish; tandem bench b --publish"
+
+
+def test_a_page_shows_all_numbers_or_those_it_names_and_refuses_what_was_not_measured(tmp_path) -> None:
+    write_result("x", "tandem bench x", {"fast": 2.0, "slow": 3.0}, tmp_path)
+    page = "<!-- results:x -->\n<!-- /results:x -->\n<!-- results:x slow -->\nold\n<!-- /results:x -->"
+    everything, named = fill(page, tmp_path).split("<!-- /results:x -->")[:2]
+    assert "| fast | 2 |" in everything and "| slow | 3 |" in everything
+    assert "| slow | 3 |" in named and "fast" not in named and "old" not in named
+    assert fill(fill(page, tmp_path), tmp_path) == fill(page, tmp_path)
+    with pytest.raises(UserError, match="x.json has no width"):
+        fill(page.replace("slow", "width"), tmp_path)
 
 
 def test_a_plot_has_a_line_for_every_curve_inside_its_frame() -> None:

@@ -38,6 +38,7 @@ from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import NoiseEnv
 from policy.rl.progress import Learning, training_seed
+from policy.standardise import Standardise
 from policy.steering import MODES, Steering, SteeringConfig
 
 
@@ -56,18 +57,14 @@ class DSRL:
 
 
 class Standardised(BaseFeaturesExtractor):
-    """(features - mean) / deviation, the first layer of actor and critics."""
+    """The first layer of actor and critics."""
 
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, observations: spaces.Space, mean: np.ndarray, deviation: np.ndarray):
-        super().__init__(observations, len(mean))
-        self.register_buffer("mean", torch.from_numpy(mean))
-        self.register_buffer("deviation", torch.from_numpy(deviation))
+    def __init__(self, observations: spaces.Box):
+        super().__init__(observations, observations.shape[0])
+        self.standardise = Standardise(observations.shape[0])
 
     def forward(self, observations: Tensor) -> Tensor:
-        return (observations - self.mean) / self.deviation
+        return self.standardise(observations)
 
 
 class NormalisedCritics(SACPolicy):
@@ -176,18 +173,17 @@ def _looks(experience: Experience) -> int:
 def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, seed: int, stored: bytes | None) -> SAC:
     if stored is not None:
         return SAC.load(io.BytesIO(stored), env=envs, device="cpu")
-    seen = np.concatenate([episode["features"] for episode in experience])
-    standards = {"mean": seen.mean(0), "deviation": seen.std(0).clip(min=1e-2)}
-    return SAC(
+    model = SAC(
         NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
         batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes, learning_starts=0,
         train_freq=1, gradient_steps=settings.gradient_steps, ent_coef=settings.entropy, target_entropy=0.0,
-        policy_kwargs={
-            "net_arch": list(settings.hidden),
-            "features_extractor_class": Standardised,
-            "features_extractor_kwargs": standards,
-        },
+        policy_kwargs={"net_arch": list(settings.hidden), "features_extractor_class": Standardised},
     )  # fmt: skip
+    seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
+    for part in model.policy.modules():  # of the actor, the critics and their targets
+        if isinstance(part, Standardise):
+            part.fit(seen)
+    return model
 
 
 def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
@@ -202,11 +198,9 @@ def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
 
 def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
     actor: Any = model.policy.actor
-    standards, action_dim = actor.features_extractor, actor.mu.out_features // MODES
-    inputs = len(standards.mean)
+    inputs, action_dim = actor.latent_pi[0].in_features, actor.mu.out_features // MODES
     steering = Steering(SteeringConfig(inputs, learning.bundle.sizes.chunk, action_dim, MODES, settings.hidden))
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())
     steering.mu.load_state_dict(actor.mu.state_dict())
-    steering.mean.copy_(standards.mean)
-    steering.deviation.copy_(standards.deviation)
+    steering.standardise.load_state_dict(actor.features_extractor.standardise.state_dict())
     return steering

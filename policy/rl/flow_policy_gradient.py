@@ -33,6 +33,7 @@ from policy.rl.exploration import Explorer, ExplorerConfig, log_likelihood
 from policy.rl.progress import STATE, Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory, pooled
+from policy.standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,17 @@ CRITIC = "critic.safetensors"  # in a checkpoint's training state
 class Critic(nn.Module):
     """Discounted success to come, (B, F) -> (B,); `known` says that it has learned from a round."""
 
-    mean: Tensor
-    deviation: Tensor
     known: Tensor
 
     def __init__(self, features: int):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(features, 256), nn.SiLU(), nn.Dropout(0.1), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)
-        )
-        self.register_buffer("mean", torch.zeros(features))  # of the first round
-        self.register_buffer("deviation", torch.ones(features))
+        self.standardise = Standardise(features)  # by the first round
+        first, second, last = nn.Linear(features, 256), nn.Linear(256, 256), nn.Linear(256, 1)
+        self.net = nn.Sequential(self.standardise, first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
         self.register_buffer("known", torch.tensor(False))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.net((features - self.mean) / self.deviation)[:, 0]
+        return self.net(features)[:, 0]
 
 
 @dataclass
@@ -250,8 +247,7 @@ def _fit_critic(learner: Learner, features: Tensor, returns: Tensor, settings: F
     """Regression on the returns of the last rounds; its error on this one before it has learned from it."""
     critic = learner.critic
     if not critic.known:
-        critic.mean.copy_(features.mean(0))
-        critic.deviation.copy_(features.std(0).clamp(min=1e-2))
+        critic.standardise.fit(features)
         critic.known.fill_(True)
     with torch.no_grad():
         error = float((critic(features) - returns).square().mean())

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from policy.standardise import Standardise
+
 LOW, HIGH = -1.0, 0.0  # of returns
 
 
@@ -29,29 +31,23 @@ class ValueConfig:
 
 class Value(nn.Module):
     centres: Tensor
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, cfg: ValueConfig):
         super().__init__()
+        self.standardise = Standardise(cfg.features)  # by the data that it learns from
         self.net = nn.Sequential(
-            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Dropout(cfg.dropout),
+            self.standardise, nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Dropout(cfg.dropout),
             nn.Linear(cfg.hidden, cfg.hidden), nn.SiLU(), nn.Linear(cfg.hidden, cfg.bins),
         )  # fmt: skip
-        self.register_buffer("mean", torch.zeros(cfg.features))  # of the data that it learns from
-        self.register_buffer("deviation", torch.ones(cfg.features))
         self.register_buffer("centres", torch.linspace(LOW, HIGH, cfg.bins), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, F) -> mean return (B,)."""
-        return self._logits(features).softmax(-1) @ self.centres
+        return self.net(features).softmax(-1) @ self.centres
 
     def loss(self, features: Tensor, returns: Tensor) -> Tensor:
         """returns (B,) in [LOW, HIGH]."""
-        return -(two_hot(returns, self.centres) * self._logits(features).log_softmax(-1)).sum(-1).mean()
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.net((features - self.mean) / self.deviation)
+        return -(two_hot(returns, self.centres) * self.net(features).log_softmax(-1)).sum(-1).mean()
 
 
 def two_hot(values: Tensor, centres: Tensor) -> Tensor:
@@ -64,8 +60,7 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
     """A fresh value function on all frames, features (F, ...) and returns (F,)."""
     torch.manual_seed(seed)
     value = Value(ValueConfig(features.shape[-1]))
-    value.mean.copy_(features.mean(0))
-    value.deviation.copy_(features.std(0).clamp(min=1e-3))
+    value.standardise.fit(features)
     optimizer = torch.optim.AdamW(value.parameters(), 1e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
