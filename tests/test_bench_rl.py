@@ -1,10 +1,11 @@
 """What is published of reinforcement learning: pairs by layout, per training seed, only what was measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from scripts.benches.rl import Args, gain, measure, results, suite
+from scripts.benches.rl import Args, gain, measure, results
 
 
 def evaluated(folder, **successes):
@@ -41,9 +42,13 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
     assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
 
 
-def test_a_suite_names_what_fell(tmp_path):
-    before = evaluated(tmp_path / "before", push=[True] * 30, stack=[False] * 30)
-    row = suite(before, [learned(tmp_path, "a", push=[False] * 30, stack=[True] * 30)])
+def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_path):
+    evaluated(tmp_path / "before", push=[True] * 30, stack=[False] * 30)
+    learned(tmp_path, "together_recap_0", push=[False] * 30, stack=[True] * 30)
+    args = Args(tasks=("push", "stack"), methods=("recap",), together=("recap",), seeds=1, output=tmp_path)
+    metrics = measure(args)
+    assert (metrics["push"]["recap"]["after"], metrics["stack"]["recap"]["after"]) == (0, 1)
+    row = results(replace(args, result="rl_suite"), metrics)["rl_suite"]
     assert row["before"] == row["after"] == 0.5 and row["tasks_lower"] == 1
 
 

@@ -1,7 +1,7 @@
 """Success before and after reinforcement learning: methods, tasks and seeds, each a `tandem rl` and a `tandem eval`.
 
-Every run and evaluation leaves a folder in --output; the same command goes on after an interruption. With --together
-one policy learns all tasks at once.
+Every run and evaluation leaves a folder in --output; the same command goes on after an interruption. Of the methods in
+--together one policy learns all tasks at once; of the others each task has a run of its own.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import envs
 from scripts.errors import UserError
 
 Method = Literal["dsrl", "recap", "ppo", "grpo"]
@@ -26,39 +27,42 @@ class Args:
     seeds: int = 3  # of training, from 0
     minutes: float = 60.0  # of each run
     episodes: int = 50  # of each evaluation and task
-    together: bool = False  # one run learns all tasks
+    together: tuple[Method, ...] = ()  # methods of which one run learns all tasks
     workers: int = 2
     output: Path = Path("outputs/rl/bench")
-    publish: bool = False  # write docs/results/rl.json and rl_speed.json, or rl_suite.json where --together
+    result: Literal["rl", "rl_suite"] = "rl"  # rl: every task by itself, and rl_speed; rl_suite: their mean, one method
+    publish: bool = False  # write docs/results/RESULT.json
     dry_run: bool = False
 
 
 def measure(args: Args) -> dict[str, Any]:
-    before = _evaluated(args, args.checkpoint, args.tasks, args.output / "before")
-    groups = (args.tasks,) if args.together else tuple((task,) for task in args.tasks)
-    runs: dict[str, list[list[Path]]] = {method: [] for method in args.methods}
+    tasks = envs.resolve(args.tasks)
+    before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
+    found: dict[str, dict[str, list[Path]]] = {task: {} for task in tasks}  # task -> method -> a run per seed
     for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
         for method in args.methods:
-            runs[method].append([_learned(args, group, method, seed) for group in groups])
-    if args.together:
-        return {method: suite(before, [folder for (folder,) in found]) for method, found in runs.items()}
+            for group in [tasks] if method in args.together else [(task,) for task in tasks]:
+                run = _learned(args, group, method, seed)
+                for task in group:
+                    found[task].setdefault(method, []).append(run)
     return {
-        task: {method: gain(before, task, [folders[i] for folders in found]) for method, found in runs.items()}
-        for i, task in enumerate(args.tasks)
+        task: {method: gain(before, task, runs) for method, runs in methods.items()} for task, methods in found.items()
     }
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is published, by name."""
-    if args.together:
-        return {"rl_suite": metrics[args.methods[0]] if len(metrics) == 1 else metrics}
-    rows = [row["recap"] for row in metrics.values() if "recap" in row]
-    if not rows:
-        return {"rl": metrics}
-    speed = {name: sum(row[name] for row in rows) / len(rows) for name in ("length_before", "length_after")}
-    speed |= {"change": speed["length_after"] / speed["length_before"] - 1}
-    speed |= {f"success_{name}": sum(row[name] for row in rows) / len(rows) for name in ("before", "after")}
-    return {"rl": metrics, "rl_speed": speed}
+    if args.result == "rl_suite":
+        return {"rl_suite": suite({task: row[args.methods[0]] for task, row in metrics.items()})}
+    rows = [row["recap"] for row in metrics.values() if "recap" in row and row["recap"]["length_before"]]
+    return {"rl": metrics} | ({"rl_speed": speed(rows)} if rows else {})
+
+
+def speed(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over tasks of control steps to success, and of success."""
+    length = {name: sum(row[name] for row in rows) / len(rows) for name in ("length_before", "length_after")}
+    success = {f"success_{name}": sum(row[name] for row in rows) / len(rows) for name in ("before", "after")}
+    return length | {"change": length["length_after"] / length["length_before"] - 1} | success
 
 
 def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
@@ -92,17 +96,10 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
     }
 
 
-def suite(before: Path, runs: list[Path]) -> dict[str, Any]:
-    """All tasks learned at once: the mean, every task, and those that fell significantly."""
-    tasks = list(dict.fromkeys(task for task, _ in _episodes(before)))
-    rows = {task: gain(before, task, runs) for task in tasks}
-    lower = [task for task, row in rows.items() if row["lower"]]
-    return {
-        "before": sum(row["before"] for row in rows.values()) / len(rows),
-        "after": sum(row["after"] for row in rows.values()) / len(rows),
-        "tasks_lower": len(lower),
-        "tasks": rows,
-    }
+def suite(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """task -> gain: the mean, every task, and how many fell significantly in any run."""
+    mean = {name: sum(row[name] for row in rows.values()) / len(rows) for name in ("before", "after")}
+    return mean | {"tasks_lower": sum(row["lower"] > 0 for row in rows.values()), "tasks": rows}
 
 
 def outcomes(folder: Path, task: str) -> dict[Key, dict[str, Any]]:
@@ -116,7 +113,7 @@ def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
 
 def _learned(args: Args, tasks: tuple[str, ...], method: str, seed: int) -> Path:
     """Learns and evaluates where that is not done yet; returns the run's folder."""
-    folder = args.output / f"{'-'.join(tasks) if len(tasks) == 1 else 'together'}_{method}_{seed}"
+    folder = args.output / f"{'together' if method in args.together else tasks[0]}_{method}_{seed}"
     done = folder / "learned.json"
     if not done.exists():
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
