@@ -20,9 +20,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def expert(env: Any, seed: int) -> Script:
-    """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`."""
-    return env.unwrapped.expert(seed)
+def expert(env: Any, seed: int, steady: bool = False) -> Script:
+    """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`. steady: it never perturbs
+    its actions on purpose, as it does to show how to recover."""
+    script: Script = env.unwrapped.expert(seed)
+    if steady:
+        script.steady()
+    return script
 
 
 def suite(name: str) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ class Bursts(Generic[T]):
         self._left = 0
         self._drawn: T | None = None
 
+    def stop(self) -> None:
+        self._rate, self._left = 0.0, 0
+
     def step(self) -> T | None:
         """What disturbs this step; None: nothing does."""
         if self._left == 0 and self._rng.random() < self._rate:

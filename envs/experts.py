@@ -37,6 +37,10 @@ class Expert:
         self.sim, self.names = sim, names
         self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
+    def steady(self) -> None:
+        """From now on nothing is perturbed."""
+        self._bursts.stop()
+
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
         move = self.decide()

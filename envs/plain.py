@@ -132,6 +132,9 @@ class _PlainScript:
     def __init__(self, env: PlainEnv, script: Callable[[Any], np.ndarray]):
         self._env, self._script = env, script
 
+    def steady(self) -> None:
+        """Nothing ever disturbs it."""
+
     def act(self) -> tuple[np.ndarray, str, bool]:
         action = np.clip(self._script(self._env.seen), -1.0, 1.0)
         return action.astype(np.float32), self._env.task.instruction, False

@@ -29,6 +29,9 @@ class Script(Protocol):
         """-> action float32 (A,) in [-1, 1]; what it is doing, in words; was the action perturbed on purpose."""
         ...
 
+    def steady(self) -> None:
+        """From now on no action is perturbed on purpose."""
+
 
 class TaskEnv(gymnasium.Env):
     """Subclasses add `reset`, `step`, `render_camera` and `first_state_digest`."""

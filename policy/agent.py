@@ -97,12 +97,14 @@ class TandemAgent:
         """Sees, and thinks where a tick of the planner is due."""
         begin = time.perf_counter()
         images, state = self.bundle.observation(obs)
-        z = self.model.encoder(images, state).z  # (1, N, D)
-        referents, _ = self.model.grounding(self.instruction, z)
+        scene = self.model.encoder(images, state)
+        z = scene.z  # (1, N, D)
+        referents, named = self.model.grounding(self.instruction, z)
         self.entry["controller_ms"] = 1e3 * (time.perf_counter() - begin)
         if self.runtime.mode == "hierarchical" and self._tick_is_due():
             self._think(z, referents, self.entry)
-        return Situation(z, referents, state, self.goal, self.model.controller.words(self.instruction).mean(1))
+        words = self.model.controller.words(self.instruction).mean(1)
+        return Situation(z, referents, named.softmax(-1) @ scene.way, state, self.goal, words)
 
     @torch.no_grad()
     def decide(self, situation: Situation, noise: Tensor) -> None:
@@ -118,7 +120,7 @@ class TandemAgent:
     def noise(self, situation: Situation) -> Tensor:
         """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
         if self.bundle.steering is not None:
-            return self.bundle.steering(situation.pooled())
+            return self.bundle.steering(situation.features())
         cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
         return torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
@@ -166,12 +168,11 @@ class TandemAgent:
     def _sample(self, situation: Situation, noise: Tensor) -> Tensor:
         controller, judgement = self.model.controller, self.bundle.judgement
         known = (self.instruction, situation.z, situation.referents, situation.goal)
-        untold = controller.context(*known)
         if judgement is None:
-            return controller.sample(untold, noise, self._prefix())
-        told = controller.context(*known, told=judgement(torch.tensor([GOOD])))
-        guidance = judgement.cfg.guidance
-        return controller.sample(told, noise, self._prefix(), None if guidance == 1.0 else untold, guidance)
+            return controller.sample(controller.context(*known), noise, self._prefix())
+        told, guidance = controller.context(*known, told=judgement(torch.tensor([GOOD]))), judgement.cfg.guidance
+        untold = None if guidance == 1.0 else controller.context(*known)
+        return controller.sample(told, noise, self._prefix(), untold, guidance)
 
     def _prefix(self) -> Tensor | None:
         if not self.runtime.committed or not self.queue:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.contract import Contract
 from data.normalize import Normalizer
+from planner.grounding import REFERENTS
 from planner.tokenizer import WordTokenizer
 from policy import checkpoint
 from policy.errors import PolicyError
@@ -23,6 +24,7 @@ from policy.judgement import Judgement, JudgementConfig
 from policy.model import ModelConfig, Tandem
 from policy.packed import unpack
 from policy.recipe import Sizes
+from policy.situation import FeatureSizes
 from policy.steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
@@ -88,6 +90,11 @@ class Bundle:
             "observation.environment_state",
             "referents",
         )
+
+    @property
+    def feature_sizes(self) -> FeatureSizes:
+        """Of `Situation.features`."""
+        return FeatureSizes.of(self.model.controller.cfg, self.config.state_dim, REFERENTS)
 
     def normalized_state(self, state: Tensor) -> Tensor:
         return self.normalizer.normalize(STATE, state)

@@ -82,6 +82,11 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     return run_episode(environment(episode.task, agent.image_size), agent, episode)
 
 
+def noise_seed(task: str, seed: int, draw: int = 0) -> int:
+    """Of an episode's random numbers. draw: another one, the same layout with other noise."""
+    return zlib.crc32(f"{task}/{seed}{f'/{draw}' if draw else ''}".encode())
+
+
 Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step
 
 
@@ -94,7 +99,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
         return _outcome(episode, told="", first_state=digest, status="skipped")
     obs["task"] = told
     agent.bind(env)
-    agent.reset(told, zlib.crc32(f"{episode.task}/{episode.seed}".encode()))
+    agent.reset(told, noise_seed(episode.task, episode.seed))
     reward, steps, ended, info = 0.0, 0, False, {"success": False, "sim_error": False}
     while not ended:
         action = agent.act(obs)

@@ -16,7 +16,7 @@ from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.rl.experience import Experience
 from policy.rl.noise_env import NoiseEnv
-from policy.steering import MODES, cosines, spread
+from policy.steering import profile, spread
 
 
 def arrays(value=0.0, rows=3):
@@ -109,16 +109,16 @@ def test_what_is_exported_is_what_sac_learned(trained, tmp_path):
     chosen, _ = model.predict(seen, deterministic=True)
     bundle = Bundle.load(folder)
     noise = bundle.steering(torch.from_numpy(seen))
-    torch.testing.assert_close(noise, spread(torch.from_numpy(chosen).view(4, MODES, -1), bundle.sizes.chunk))
+    torch.testing.assert_close(noise, spread(torch.from_numpy(chosen), bundle.sizes.chunk))
 
 
 def test_steered_noise_is_as_likely_as_the_noise_of_training():
-    basis = cosines(5, 16)
-    torch.testing.assert_close(basis @ basis.T, torch.eye(5))
     noise = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
-    assert ((noise @ basis.T).std(0) - 1).abs().max() < 0.02  # coefficients of white noise have deviation 1
-    slow = spread(torch.ones(1, 1, 3), 16)
-    assert slow.shape == (1, 1, 16, 3) and slow.std(2).max() < 1e-6  # the slowest cosine is a constant
+    assert abs((noise @ profile(16)).std() - 1) < 0.02  # coefficients of white noise have deviation 1
+    chosen = spread(torch.tensor([[1.0, -0.5, 0.0]]), 16)
+    assert chosen.shape == (1, 1, 16, 3) and not chosen[..., 2].any()
+    torch.testing.assert_close(chosen[..., 1], -0.5 * chosen[..., 0])
+    assert (chosen[0, 0, :-1, 0] > chosen[0, 0, 1:, 0]).all()  # what is executed is chosen most
 
 
 def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
@@ -139,6 +139,24 @@ def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
     (seen, learned), (again, same), (other, _) = runs
     assert seen == again != other
     assert all(torch.equal(learned[name], same[name]) for name in learned)
+
+
+def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
+    from policy.standardise import COMPONENTS, LIMIT, Standardise
+
+    torch.manual_seed(0)
+    few = torch.randn(500, 3)
+    seen = torch.cat([5 + 2 * torch.randn(500, 2), few @ torch.randn(3, 60), torch.full((500, 40), 7.0)], 1)
+    standardise = Standardise(102, 2)
+    standardise.fit(seen)
+    y = standardise(seen)
+    assert y.shape == (500, 2 + COMPONENTS)
+    torch.testing.assert_close(y[:, :2], (seen[:, :2] - seen[:, :2].mean(0)) / seen[:, :2].std(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(y[:, :5].std(0), torch.ones(5))  # three directions hold what changes
+    assert y[:, 5:].abs().max() < 0.1
+    back = torch.linalg.lstsq(y[:, 2:5], few - few.mean(0)).solution
+    torch.testing.assert_close(y[:, 2:5] @ back, few - few.mean(0), atol=1e-3, rtol=1e-3)
+    assert standardise(seen[:1] + 1e6).abs().max() == LIMIT
 
 
 def test_returns_and_values_say_how_far_success_is():
@@ -169,7 +187,7 @@ def test_nobody_values_an_episode_that_they_learned_from():
     assert seen > 0.2  # learned from itself, it would be 0
 
 
-def own_samples(step, length, success, episode, judged):
+def own_samples(step, length, success, episode, expert):
     from policy.rl.samples import Samples
 
     F = len(step)
@@ -178,43 +196,56 @@ def own_samples(step, length, success, episode, judged):
     return Samples(
         z=nothing, goal=nothing, has_goal=nothing, instruction=nothing, state=nothing, actions=nothing,
         action_mask=nothing, task=torch.zeros(F), step=t(step), length=t(length), success=t(success),
-        horizon=torch.full((F,), 100), episode=t(episode), judged=t(judged),
+        horizon=torch.full((F,), 100), episode=t(episode), expert=t(expert),
     )  # fmt: skip
 
 
 def test_advantages_judge_what_the_next_steps_changed():
-    from policy.judgement import GOOD, UNKNOWN
-    from policy.rl.recap import advantages, corrected
+    from policy.rl.recap import advantages
 
-    # episode 0 succeeds after 10 steps; 1 fails after 8; in 2 an expert acts from step 4 on
-    samples = own_samples(
-        [0, 4, 8, 0, 4, 0, 4], [10] * 3 + [8] * 2 + [8] * 2, [True] * 3 + [False] * 2 + [True] * 2,
-        [0, 0, 0, 1, 1, 2, 2], [UNKNOWN] * 6 + [GOOD],
-    )  # fmt: skip
-    assert corrected(samples).tolist() == [False] * 5 + [True, False]
-    value = torch.tensor([-0.5, -0.3, -0.1, -0.6, -0.8, -0.7, -0.2])
+    # episode 0 succeeds after 10 steps; 1 fails after 8
+    samples = own_samples([0, 4, 8, 0, 4], [10] * 3 + [8] * 2, [True] * 3 + [False] * 2, [0, 0, 0, 1, 1], [False] * 5)
+    value = torch.tensor([-0.5, -0.3, -0.1, -0.6, -0.8])
     expected = [
         -0.04 - 0.3 + 0.5, -0.04 - 0.1 + 0.3, -0.02 + 0.0 + 0.1,  # the last frame's future is success
         -0.04 - 0.8 + 0.6, -0.04 - 1.0 + 0.8,
-        -0.04 - 1.0 + 0.7,  # where the expert takes over the policy got nowhere
-        -0.04 + 0.0 + 0.2,
     ]  # fmt: skip
     torch.testing.assert_close(advantages(samples, value, ahead=4), torch.tensor(expected))
 
 
-def test_nobody_learns_how_the_expert_is_pushed_and_a_chunk_has_one_author(trained):
-    from policy.rl.rollouts import Job, roll_out
+def test_only_unaided_successes_and_experts_are_good():
+    from policy.judgement import BAD, GOOD, UNKNOWN
+    from policy.rl.recap import CORRECTION, DEMONSTRATION, Judged, Recap, Shares, judge, kinds_of
+
+    # 0 succeeds, 1 fails, in 2 an expert acts from the second look on
+    episode = [0] * 4 + [1] * 4 + [2] * 4
+    expert = [False] * 9 + [True] * 3
+    samples = own_samples([0, 4, 8, 12] * 3, [16] * 12, [True] * 4 + [False] * 4 + [True] * 4, episode, expert)
+    judged = judge(samples, torch.randn(12, 6), 2, Recap(value_steps=5, good=0.5), seed=0)
+    assert set(judged[:4].tolist()) == {GOOD, BAD} and (judged[4:8] == BAD).all()
+    assert judged[8] == UNKNOWN and (judged[9:] == GOOD).all()
+    kinds = kinds_of(20, samples, judged)
+    weights = Judged(samples, judged, kinds).weights(Shares(0.3, 0.4, 0.2, 0.1))
+    assert weights[kinds == DEMONSTRATION].sum() == pytest.approx(0.3) and weights.sum() == pytest.approx(1)
+    assert weights[kinds == CORRECTION].tolist() == pytest.approx([0.4 / 3] * 3) and weights[20 + 8] == 0
+
+
+def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
+    import envs
+    from policy.rl.rollouts import Job, horizon, roll_out
     from policy.rl.samples import of_trajectory
 
-    ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.2))
-    arrays, look = ran.arrays, ran.arrays["look"]
-    assert arrays["expert"].any() and not arrays["pushed"][~arrays["expert"]].any()
-    arrays["pushed"][-6] = True
+    ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.9))
+    look, expert = ran.arrays["look"], ran.arrays["expert"]
+    assert ran.success and expert.sum() == ran.steps - round(0.9 * horizon("reach"))
+    assert ran.steps > horizon("reach")  # it got the time that it needs
+    assert envs.make("reach").unwrapped.horizon == horizon("reach")
     samples = of_trajectory(Bundle.load(trained), ran, ("reach",), 100)
     for i, start in enumerate(look):
         steps = np.arange(start, min(start + samples.actions.shape[1], ran.steps))
-        fine = (arrays["expert"][steps] == arrays["expert"][start]) & ~arrays["pushed"][steps]
-        assert samples.action_mask[i].sum() == np.logical_and.accumulate(fine).sum()
+        assert samples.action_mask[i].sum() == np.logical_and.accumulate(expert[steps] == expert[start]).sum()
+    again = roll_out(Job(spec(trained), "reach", 7))
+    assert again.steps <= horizon("reach") and not again.arrays["expert"].any()
 
 
 def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
@@ -277,52 +308,73 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--steps", "1"]))
         first = checkpoint.resolve(output)
         experience = Experience.open(output / "experience")
-        assert len(experience) == 2
+        assert len(experience) == 1
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--resume", "--steps", str(experience.steps + 1)]))
     finally:
         module.Recap = original
-    assert len(Experience.open(output / "experience")) == 4
+    assert len(Experience.open(output / "experience")) == 2
     learned, weights = Bundle.load(output), Bundle.load(trained).model.state_dict()
     assert checkpoint.resolve(output) != first and learned.judgement is not None
     changed = [name for name, weight in learned.model.state_dict().items() if not torch.equal(weight, weights[name])]
     assert {name.split(".")[0] for name in changed} == {"controller"}
 
 
-def test_a_chain_is_as_likely_as_its_gaussians_and_ends_where_sampling_ends(trained):
-    from policy.rl.exploration import Explorer, ExplorerConfig, log_likelihood, noisy_chain
+def test_a_chain_is_as_likely_as_its_gaussians(trained):
+    from policy.rl.exploration import Explorer, log_likelihood, next_mean, noisy_chain
 
-    controller = Bundle.load(trained).model.controller
+    bundle = Bundle.load(trained)
+    controller = bundle.model.controller
     cfg, D = controller.cfg, controller.cfg.width
     torch.nn.init.normal_(controller.action_out.weight, std=0.1)
     torch.manual_seed(1)
     words, z, referents = torch.ones(1, 4, dtype=torch.int64), torch.randn(1, 27, D), torch.randn(1, cfg.referents, D)
     context = controller.context(words, z, referents)
-    scale = Explorer(ExplorerConfig(5, cfg.euler_steps, cfg.action_dim))(torch.randn(1, 5)).detach()
+    explorer = Explorer.of(bundle)
+    torch.nn.init.normal_(explorer.net[-1].weight)
+    scale = explorer(torch.randn(1, bundle.feature_sizes.features)).detach()
+    assert scale.std() > 0 and (scale / explorer.scale).max() <= 1.5
     chain = noisy_chain(controller, context, scale, torch.Generator().manual_seed(0))
     executed = torch.arange(cfg.chunk) < 4
     expected = 0.0
     for k in range(cfg.euler_steps):
         t = torch.full((1, 1, 1), k / cfg.euler_steps)
-        mean = chain[k] - controller.velocity(context, chain[None, None, k], t)[0, 0] / cfg.euler_steps
+        mean = next_mean(controller, context, chain[None, None, k], t, cfg.euler_steps)[0, 0]
         expected += torch.distributions.Normal(mean, scale[0, k]).log_prob(chain[k + 1])[executed].sum()
     found = log_likelihood(controller, context, scale, chain[None], executed[None])
     torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=1e-4)
-    quiet = noisy_chain(controller, context, torch.zeros_like(scale), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(controller.sample(context, quiet[None, None, 0].clone())[0, 0], quiet[-1])
+
+
+def test_noise_on_the_way_leaves_the_flow_where_it_was():
+    from types import SimpleNamespace
+
+    from policy.rl.exploration import ETA, LAST, noisy_chain
+
+    K, goal = 4, 0.7
+
+    def velocity(context, x, t):  # of the flow to one point: noise = (x - t goal) / (1 - t), v = noise - goal
+        return (x - goal) / (1 - t.unsqueeze(-1))
+
+    controller = SimpleNamespace(velocity=velocity, cfg=SimpleNamespace(chunk=20_000, action_dim=1))
+    left = 1 - (torch.arange(K) + 1) / K
+    scale = (ETA * left).clamp(min=LAST).view(1, K, 1)
+    chain = noisy_chain(controller, None, scale, torch.Generator().manual_seed(0))
+    for k in range(K):
+        torch.testing.assert_close(chain[k].std(), torch.tensor(1 - k / K), atol=0.01, rtol=0)
+        torch.testing.assert_close(chain[k].mean(), torch.tensor(goal * k / K), atol=0.02, rtol=0)
+    torch.testing.assert_close(chain[K].std(), torch.tensor(LAST), atol=0.01, rtol=0)
 
 
 def test_advantages_of_policy_gradients():
     from types import SimpleNamespace
 
-    from policy.judgement import UNKNOWN
     from policy.rl.flow_policy_gradient import FlowPolicyGradient, estimate, group_advantages
 
-    samples = own_samples([0, 4, 0, 4], [8] * 4, [True, True, False, False], [0, 0, 1, 1], [UNKNOWN] * 4)
+    samples = own_samples([0, 4, 0, 4], [8] * 4, [True, True, False, False], [0, 0, 1, 1], [False] * 4)
     value = torch.tensor([0.2, 0.6, 0.5, 0.1])
     settings = FlowPolicyGradient(discount=0.9, trace=1.0)  # then advantage + value is the return itself
-    gain, returns = estimate(samples, value, settings)
-    torch.testing.assert_close(returns, torch.tensor([0.9, 1.0, 0.0, 0.0]))
-    assert abs(float(gain.mean())) < 1e-6 and gain[0] > gain[3] > gain[2]
+    expected = torch.tensor([0.9, 1.0, 0.0, 0.0]) - value
+    gain = estimate(samples, value, settings)
+    torch.testing.assert_close(gain, (expected - expected.mean()) / (expected.std() + 1e-6))
     ended = [SimpleNamespace(seed=s, success=w) for s, w in ((1, True), (1, False), (1, False), (2, True), (2, True))]
     gains = group_advantages(ended)
     assert gains[0] > 0 > gains[1] == gains[2] and gains[3] == gains[4] == 0 and abs(float(gains[:3].sum())) < 1e-6

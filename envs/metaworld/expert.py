@@ -41,6 +41,10 @@ class MetaWorldExpert:
         self._stage = 0
         self._bursts = Bursts(np.random.default_rng([11, seed]), BURST_RATE, BURST_STEPS, _push)
 
+    def steady(self) -> None:
+        """From now on nothing is perturbed."""
+        self._bursts.stop()
+
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (4,), clipped as it is executed; subtask; is the hand being pushed."""
         wanted = self._script.get_action(self._env.full.copy())  # a copy: some scripts write into what they read

@@ -10,23 +10,24 @@ Notable choices
 - Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
 - An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
   better than none. Left to the critic, that value takes tens of thousands of updates to appear.
-- Entropy of the noise is aimed at 0 (a deviation of a quarter), and critics normalise their layers, as in DSRL's code.
-- Features are standardised by the episodes of the warm-up: what tells two layouts apart is small beside their means.
-- Updates per look are few (EVIDENCE: 20): on two cores simulation and updates share them, and looks are the cheaper.
+- The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again.
+- Critics normalise their layers, as in DSRL's code; returns of a few looks carry success back faster than one.
+- Features are standardised by the episodes of the warm-up.
+- Updates per look are few (DSRL's code: 20): on two cores simulation and updates share them, and looks are cheaper.
 """
 
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -37,21 +38,23 @@ from torch import Tensor, nn
 from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import NoiseEnv
-from policy.rl.progress import Learning, training_seed
+from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
-from policy.steering import MODES, Steering, SteeringConfig
+from policy.steering import Steering, SteeringConfig
 
 
 @dataclass(frozen=True)
 class DSRL:
     """Settings."""
 
-    gradient_steps: int = 8  # updates per look of every environment
+    gradient_steps: int = 6  # updates per look of every environment at once
     learning_rate: float = 3e-4
     batch: int = 256
-    discount: float = 0.97  # per look; episodes have some thirty
-    entropy: str = "auto_0.01"  # its weight, learned from there on; from 1 on it would outweigh success for a while
-    hidden: tuple[int, ...] = (256, 256, 256)
+    discount: float = 0.97  # per look; episodes have some twenty
+    returns: int = 3  # looks whose rewards are added up before the critic is asked
+    target_rate: float = 0.01  # of the critics' averages
+    entropy: float = 0.03  # its weight; success is worth up to 1 / (1 - discount)
+    hidden: tuple[int, ...] = (256, 256)
     warm_up: int = 1500  # looks with random noise
     capacity: int = 150_000  # looks in memory
 
@@ -59,9 +62,10 @@ class DSRL:
 class Standardised(BaseFeaturesExtractor):
     """The first layer of actor and critics."""
 
-    def __init__(self, observations: spaces.Box):
-        super().__init__(observations, observations.shape[0])
-        self.standardise = Standardise(observations.shape[0])
+    def __init__(self, observations: spaces.Box, plain: int):
+        standardise = Standardise(observations.shape[0], plain)
+        super().__init__(observations, standardise.size)
+        self.standardise = standardise
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.standardise(observations)
@@ -84,7 +88,7 @@ def _norm(layer: nn.Linear) -> nn.LayerNorm:
     return nn.LayerNorm(layer.out_features)
 
 
-class WholeEpisodes(ReplayBuffer):
+class WholeEpisodes(NStepReplayBuffer):
     """SAC's replay, filled by `take` alone."""
 
     def __init__(self, size: int, observations: spaces.Space, actions: spaces.Space, **options: Any):
@@ -133,15 +137,15 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     experience = Experience.open(learning.folder / "experience")
     first = training_seed(seed) + len(experience)
     makers: list[Callable[[], gymnasium.Env]] = [
-        partial(NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
+        partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
     ]
-    learning.resume(experience.steps)
+    learning.resume(experience.steps, len(experience))
     envs = SubprocVecEnv(makers, start_method="spawn")
     try:
         _warm_up(envs, learning, experience, settings, seed)
         if not len(experience):
             return
-        model = _model(envs, experience, settings, seed, learning.state("sac.zip"))
+        model = _model(envs, experience, settings, learning, seed)
         failure = -1 / (1 - settings.discount)
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
@@ -170,14 +174,18 @@ def _looks(experience: Experience) -> int:
     return sum(len(episode["noise"]) for episode in experience)
 
 
-def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, seed: int, stored: bytes | None) -> SAC:
-    if stored is not None:
+def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
+    if (stored := learning.state("sac.zip")) is not None:
         return SAC.load(io.BytesIO(stored), env=envs, device="cpu")
     model = SAC(
         NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
-        batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes, learning_starts=0,
-        train_freq=1, gradient_steps=settings.gradient_steps, ent_coef=settings.entropy, target_entropy=0.0,
-        policy_kwargs={"net_arch": list(settings.hidden), "features_extractor_class": Standardised},
+        batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes,
+        replay_buffer_kwargs={"n_steps": settings.returns, "gamma": settings.discount}, learning_starts=0,
+        train_freq=1, gradient_steps=settings.gradient_steps, ent_coef=settings.entropy, tau=settings.target_rate,
+        policy_kwargs={
+            "net_arch": list(settings.hidden), "features_extractor_class": Standardised,
+            "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
+        },
     )  # fmt: skip
     seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
     for part in model.policy.modules():  # of the actor, the critics and their targets
@@ -197,9 +205,12 @@ def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
 
 
 def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
-    actor: Any = model.policy.actor
-    inputs, action_dim = actor.latent_pi[0].in_features, actor.mu.out_features // MODES
-    steering = Steering(SteeringConfig(inputs, learning.bundle.sizes.chunk, action_dim, MODES, settings.hidden))
+    actor, sizes, bundle = cast(Any, model.policy.actor), learning.bundle.feature_sizes, learning.bundle
+    steering = Steering(
+        SteeringConfig(
+            sizes.features, sizes.plain, bundle.sizes.chunk, bundle.model.controller.cfg.action_dim, settings.hidden
+        )
+    )
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())
     steering.mu.load_state_dict(actor.mu.state_dict())
     steering.standardise.load_state_dict(actor.features_extractor.standardise.state_dict())

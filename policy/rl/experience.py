@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -71,11 +72,15 @@ class Experience:
         self.sizes[number] = final.stat().st_size
         self._forget()
 
+    def last(self, count: int) -> Iterator[Episode]:
+        """The newest `count` episodes that are kept, oldest first."""
+        return (self.load(number) for number in sorted(self.sizes)[-count:])
+
     def load(self, number: int) -> Episode:
         try:
             with np.load(self._file(number)) as file:
                 return dict(file)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
 
     def _file(self, number: int) -> Path:

@@ -1,54 +1,57 @@
-"""A flow as a policy with likelihoods: learned noise at every Euler step makes a Markov chain of Gaussians.
+"""A flow as a policy with likelihoods: noise at every Euler step makes a Markov chain of Gaussians.
 
-    x_0 ~ N(0, 1);    x_{k+1} ~ N(x_k - v(x_k, t_k) / K, s_k^2),  k = 0 .. K-1;    x_K is the chunk
-    log p(chain) = sum over k of log N(x_{k+1}; ...), over the steps of the chunk that are executed
+    x_0 ~ N(0, 1);    x_{k+1} ~ N(m_k, s_k^2),    k = 0 .. K-1;    x_K is the chunk;    t = k / K, t' = (k + 1) / K
+    m_k = x_k - v / K - (1 - t') (1 - sqrt(1 - ETA^2)) (x_k + t v);    s_k = max((1 - t') ETA, LAST) * what is learned
+    log p(chain) = sum over k of log N(x_{k+1}; m_k, s_k), over the steps of the chunk that are executed
 
-ReinFlow (arXiv 2505.22094), "Flow-Noise" of pi_RL (arXiv 2510.25889). At test the noise is left out, which is the
+"Flow-Noise" of pi_RL (arXiv 2510.25889), ReinFlow (arXiv 2505.22094). At test the noise is left out, which is the
 policy as it was: `Controller.sample`.
+
+Notable choices
+- x + t v is the flow's own guess of the noise in x. A share of it is taken out where new noise comes in (DDIM's eta,
+  arXiv 2010.02502), so that x_k is distributed as it was in training: added on top, noise would be another policy.
+- Large at first, small at the end: early noise decides where a chunk goes, and its likelihood is what can be learned
+  from; x_0, which has none, is forgotten. The last step keeps a little, or its likelihood would have no bounds.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from policy.bundle import Bundle
 from policy.controller import Context, Controller
+from policy.standardise import Standardise
 
-
-@dataclass(frozen=True)
-class ExplorerConfig:
-    features: int  # F, length of Situation.pooled
-    steps: int  # K, Euler steps
-    action_dim: int  # A
-    hidden: int = 128
-    low: float = 0.03  # bounds of s, in units of normalised actions: below, likelihoods are too sharp to learn from
-    high: float = 0.3
+ETA = 0.7  # share of the noise that is new at every step
+LAST = 0.12  # smallest deviation, in normalised actions: a millimetre or two a step
+RANGE = 1.5  # factor within which the deviation is learned
 
 
 class Explorer(nn.Module):
     """s (B, K, A) from what is seen."""
 
-    def __init__(self, cfg: ExplorerConfig):
+    scale: Tensor
+
+    def __init__(self, features: int, plain: int, steps: int, action_dim: int):
         super().__init__()
-        self.cfg = cfg
-        self.net = nn.Sequential(
-            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Linear(cfg.hidden, cfg.steps * cfg.action_dim)
-        )
-        last = self.net[-1]
-        assert isinstance(last, nn.Linear)
+        self.steps, self.action_dim = steps, action_dim
+        self.standardise = Standardise(features, plain)  # by the first round
+        last = nn.Linear(128, steps * action_dim)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.net = nn.Sequential(nn.Linear(self.standardise.size, 128), nn.SiLU(), last)
+        left = 1 - (torch.arange(steps) + 1) / steps
+        self.register_buffer("scale", (ETA * left).clamp(min=LAST).unsqueeze(-1), persistent=False)  # (K, 1)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Explorer":
+        sizes, controller = bundle.feature_sizes, bundle.model.controller.cfg
+        return cls(sizes.features, sizes.plain, controller.euler_steps, controller.action_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        low, high = math.log(self.cfg.low), math.log(self.cfg.high)
-        share = self.net(features).sigmoid().unflatten(-1, (self.cfg.steps, self.cfg.action_dim))
-        return (low + (high - low) * share).exp()
-
-
-def times(steps: int) -> Tensor:
-    """t of the Euler steps, (K,): 0, 1 / K, ..."""
-    return torch.arange(steps) / steps
+        learned = self.net(self.standardise(features)).tanh().unflatten(-1, (self.steps, self.action_dim))
+        return self.scale * (math.log(RANGE) * learned).exp()
 
 
 @torch.no_grad()
@@ -57,18 +60,24 @@ def noisy_chain(controller: Controller, context: Context, scale: Tensor, generat
     K, cfg = scale.shape[1], controller.cfg
     x = torch.randn(1, 1, cfg.chunk, cfg.action_dim, generator=generator)
     chain = [x]
-    for k, t in enumerate(times(K)):
-        mean = x - controller.velocity(context, x, t.expand(1, 1, 1)) / K
+    for k in range(K):
+        mean = next_mean(controller, context, x, torch.full((1, 1, 1), k / K), K)
         x = mean + scale[:, k, None, None] * torch.randn(mean.shape, generator=generator)
         chain.append(x)
     return torch.cat(chain)[:, 0]
+
+
+def next_mean(controller: Controller, context: Context, x: Tensor, t: Tensor, K: int) -> Tensor:
+    """m of x (B, M, H, A) at t (B, M, H) or (B, 1, 1)."""
+    velocity, left = controller.velocity(context, x, t), 1 - t.unsqueeze(-1) - 1 / K
+    return x - velocity / K - left * (1 - math.sqrt(1 - ETA**2)) * (x + t.unsqueeze(-1) * velocity)
 
 
 def log_likelihood(controller: Controller, context: Context, scale: Tensor, chain: Tensor, executed: Tensor) -> Tensor:
     """scale (B, K, A), chain (B, K + 1, H, A), executed (B, H) -> (B,). All Euler steps in one pass: they are draws."""
     B, K = scale.shape[:2]
     before, after = chain[:, :-1], chain[:, 1:]
-    t = times(K).to(chain).expand(B, K).unsqueeze(-1).expand(-1, -1, chain.shape[2])
-    mean = before - controller.velocity(context, before, t) / K
+    t = (torch.arange(K) / K).to(chain).expand(B, K).unsqueeze(-1).expand(-1, -1, chain.shape[2])
+    mean = next_mean(controller, context, before, t, K)
     log_p = torch.distributions.Normal(mean, scale.unsqueeze(2)).log_prob(after)
     return (log_p.sum(-1) * executed.unsqueeze(1)).sum((1, 2))

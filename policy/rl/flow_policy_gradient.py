@@ -11,11 +11,12 @@ Notable choices
 - All Euler steps of a look are evaluated in one pass, as so many noise draws that share its context. Their likelihoods
   are averaged: the ratio of the sum would leave every clip after one update.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
-- The value function learns from several rounds, on standardised features, and judges before it has seen a round.
+  Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
+- The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
 """
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +30,10 @@ from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rl.experience import Experience
-from policy.rl.exploration import Explorer, ExplorerConfig, log_likelihood
+from policy.rl.exploration import Explorer, log_likelihood
 from policy.rl.progress import STATE, Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
-from policy.rl.samples import Samples, of_trajectory, pooled
+from policy.rl.samples import Samples, of_trajectory
 from policy.standardise import Standardise
 
 
@@ -41,16 +42,16 @@ class FlowPolicyGradient:
     """Settings."""
 
     critic: Literal["value", "group"] = "value"
-    episodes: int = 64  # per round
+    episodes: int = 96  # per round
     group: int = 8  # of them share a layout, where critic="group"
     epochs: int = 2
     batch: int = 512  # looks a step
-    learning_rate: float = 3e-5
-    explorer_rate: float = 3e-4
+    learning_rate: float = 3e-5  # at first
+    explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # mean divergence at which a round's updates stop
     discount: float = 0.99  # per look
-    trace: float = 0.95  # lambda of generalised advantage estimation
+    trace: float = 0.9  # lambda of generalised advantage estimation
     value_steps: int = 200  # updates of the value function per round
     rounds: int = 8  # that it learns from
     workers: int = 2
@@ -60,19 +61,19 @@ CRITIC = "critic.safetensors"  # in a checkpoint's training state
 
 
 class Critic(nn.Module):
-    """Discounted success to come, (B, F) -> (B,); `known` says that it has learned from a round."""
+    """Discounted success to come, of the share of time that has passed and what is seen, (B, 1 + F) -> (B,)."""
 
-    known: Tensor
+    known: Tensor  # has a round been seen
 
-    def __init__(self, features: int):
+    def __init__(self, features: int, plain: int):
         super().__init__()
-        self.standardise = Standardise(features)  # by the first round
-        first, second, last = nn.Linear(features, 256), nn.Linear(256, 256), nn.Linear(256, 1)
-        self.net = nn.Sequential(self.standardise, first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
+        self.standardise = Standardise(1 + features, 1 + plain)  # by the first round
+        first, second, last = nn.Linear(self.standardise.size, 256), nn.Linear(256, 256), nn.Linear(256, 1)
+        self.net = nn.Sequential(first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
         self.register_buffer("known", torch.tensor(False))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.net(features)[:, 0]
+        return self.net(self.standardise(features))[:, 0]
 
 
 @dataclass
@@ -83,7 +84,6 @@ class Learner:
     explorer: Explorer
     critic: Critic
     optimizer: torch.optim.Optimizer
-    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # features and returns of the last rounds
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs beside the policy."""
@@ -101,30 +101,45 @@ def flow_policy_gradient(
 ) -> None:
     """Rounds until `learning` ends; a checkpoint after each, which the next round's workers act from."""
     experience = Experience.open(learning.folder / "experience", limit=1 << 30)
-    learning.resume(experience.steps)
+    learning.resume(experience.steps, len(experience))
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
     newest = learning.newest() or _save(learning, learner)
     with Pool(roll_out, settings.workers) as pool:
         while not learning.ended():
             jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)
-            rollouts = [r for _, r in pool.run(jobs) if not isinstance(r, Crash)]
-            rollouts.sort(key=lambda r: (r.seed, r.draw))  # whatever order the workers ended in
+            rollouts = _rollouts(pool, jobs, learning)
+            if learning.run.stop_requested:
+                return
             for rollout in rollouts:
-                experience.add(rollout.steps, rollout.success, {"action": rollout.arrays["action"]})
+                seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
+                experience.add(rollout.steps, rollout.success, {"action": rollout.arrays["action"], "seen": seen})
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
+            if settings.critic == "value":
+                moved |= _fit_critic(learner, experience, settings)
             learning.run.log("flow_policy_gradient", experience.steps, moved)
             newest = _save(learning, learner)
+
+
+def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
+    """Of one round, in the order of the jobs; only a part of them where the run is asked to stop."""
+    found: list[Trajectory] = []
+    for _, result in pool.run(jobs):
+        if learning.run.stop_requested:
+            return found
+        if not isinstance(result, Crash):
+            found.append(result)
+    if not found:
+        raise PolicyError("every episode of a round crashed its worker; run `tandem doctor`, then --resume")
+    return sorted(found, key=lambda r: (r.seed, r.draw))
 
 
 def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     newest = learning.newest()
     bundle = Bundle.load(newest or learning.base)
     controller = bundle.model.controller.requires_grad_(True)
-    features = (controller.cfg.referents + 3) * controller.cfg.width + bundle.config.state_dim
-    explorer = Explorer(ExplorerConfig(features, controller.cfg.euler_steps, controller.cfg.action_dim))
-    critic = Critic(features)
+    explorer, critic = Explorer.of(bundle), Critic(bundle.feature_sizes.features, bundle.feature_sizes.plain)
     rates = ((controller, settings.learning_rate), (explorer, settings.explorer_rate))
     optimizer = torch.optim.AdamW(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
@@ -166,27 +181,48 @@ def update(
     learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], execute: int, settings: FlowPolicyGradient
 ) -> dict[str, float]:
     """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
-    limits = [horizon(task) for task in tasks]
-    samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, limits[tasks.index(r.task)]) for r in rollouts])
-    chain = torch.from_numpy(np.concatenate([r.arrays["chain"] for r in rollouts]))
+    samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
+    chain, features, look = (
+        torch.from_numpy(np.concatenate([r.arrays[name] for r in rollouts])) for name in ("chain", "features", "look")
+    )
     executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
-    features = pooled(learner.bundle, samples)
-    with torch.no_grad():
-        gain, returns = estimate(samples, learner.critic(features), settings)
+    features = features.float()
+    seen = torch.cat([(look / samples.horizon).unsqueeze(-1), features], dim=-1)
+    if not learner.critic.known:  # nothing is an advantage yet
+        learner.explorer.standardise.fit(features)
+        learner.critic.standardise.fit(seen)
+        learner.critic.known.fill_(True)
+        if settings.critic == "value":
+            return {"divergence": 0.0, "updates": 0}
     if settings.critic == "group":
         gain = group_advantages(rollouts)[samples.episode]
-    elif not learner.critic.known:  # nothing is an advantage yet
-        return {"divergence": 0.0, "updates": 0} | _fit_critic(learner, features, returns, settings)
+    else:
+        with torch.no_grad():
+            gain = estimate(samples, learner.critic(seen), settings)
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples)))
     with torch.no_grad():
         now.old = torch.cat([_likelihood(learner, now, rows) for rows in torch.arange(len(samples)).split(256)])
     divergence, updates = 0.0, 0
-    for rows in (rows for _ in range(settings.epochs) for rows in torch.randperm(len(samples)).split(settings.batch)):
+    for rows in (rows for _ in range(settings.epochs) for rows in _parts(len(samples), settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
-    moved = {"divergence": divergence, "updates": updates, "scale": float(learner.explorer(features).mean())}
-    return moved | (_fit_critic(learner, features, returns, settings) if settings.critic == "value" else {})
+    rate = _follow(learner.optimizer, divergence, settings)
+    scale = float((learner.explorer(features) / learner.explorer.scale).mean())
+    return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
+
+
+def _parts(count: int, batch: int) -> tuple[Tensor, ...]:
+    """Rows in random order, in equal parts of at most about `batch`: a small one would be a step of its own."""
+    return torch.randperm(count).tensor_split(max(1, round(count / batch)))
+
+
+def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowPolicyGradient) -> float:
+    """The controller's learning rate after a round that moved the policy by `divergence`."""
+    group = optimizer.param_groups[0]
+    factor = 1.5 if divergence < settings.kl / 4 else 1 / 1.5 if divergence > settings.kl else 1.0
+    group["lr"] = min(max(group["lr"] * factor, settings.learning_rate / 10), settings.learning_rate * 10)
+    return float(group["lr"])
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
@@ -213,8 +249,8 @@ def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
     return log_likelihood(controller, context, scale, now.chain[index], now.executed[index]) / scale.shape[1]
 
 
-def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over the looks of every episode -> normalised advantages, returns, (F,) each.
+def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> Tensor:
+    """Generalised advantage estimation over the looks of every episode, normalised, (F,).
 
     The reward is 1 at the last look of an episode that succeeds; an episode that runs out of time ends with nothing.
     """
@@ -228,7 +264,7 @@ def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> t
         surprise = reward + settings.discount * then - float(value[i])
         following = surprise + (0.0 if ends else settings.discount * settings.trace * following)
         gain[i] = following
-    return (gain - gain.mean()) / (gain.std() + 1e-6), gain + value
+    return (gain - gain.mean()) / (gain.std() + 1e-6)
 
 
 def group_advantages(rollouts: list[Trajectory]) -> Tensor:
@@ -243,23 +279,28 @@ def group_advantages(rollouts: list[Trajectory]) -> Tensor:
     return torch.from_numpy(gains)
 
 
-def _fit_critic(learner: Learner, features: Tensor, returns: Tensor, settings: FlowPolicyGradient) -> dict[str, float]:
-    """Regression on the returns of the last rounds; its error on this one before it has learned from it."""
-    critic = learner.critic
-    if not critic.known:
-        critic.standardise.fit(features)
-        critic.known.fill_(True)
+def timed(features: np.ndarray, look: np.ndarray, limit: int) -> np.ndarray:
+    """features (L, F) and the control steps of the looks (L,) -> what the critic sees, float16 (L, 1 + F)."""
+    return np.concatenate([(look / limit)[:, None], features], axis=1).astype(np.float16)
+
+
+def _fit_critic(learner: Learner, experience: Experience, settings: FlowPolicyGradient) -> dict[str, float]:
+    """Regression on what came of the last rounds; its error on this round before it has learned from it."""
+    critic, parts = learner.critic, []
+    for episode in experience.last(settings.rounds * settings.episodes):
+        ahead = torch.arange(len(episode["seen"]), 0, -1) - 1.0
+        parts.append((torch.from_numpy(episode["seen"]).float(), float(episode["success"]) * settings.discount**ahead))
+    seen, returns = (torch.cat(part) for part in zip(*parts, strict=True))
+    now = sum(len(part) for part, _ in parts[-settings.episodes :])
     with torch.no_grad():
-        error = float((critic(features) - returns).square().mean())
-    learner.seen = [*learner.seen, (features, returns)][-settings.rounds :]
-    known, wanted = (torch.cat(parts) for parts in zip(*learner.seen, strict=True))
+        error = float((critic(seen[-now:]) - returns[-now:]).square().mean())
     optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
     critic.train()
     for _ in range(settings.value_steps):
-        rows = torch.randint(len(known), (256,))
-        loss = (critic(known[rows]) - wanted[rows]).square().mean()
+        rows = torch.randint(len(seen), (256,))
+        loss = (critic(seen[rows]) - returns[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     critic.eval()
-    return {"value_error": error, "value_chance": float(returns.var())}
+    return {"value_error": error, "value_chance": float(returns[-now:].var())}

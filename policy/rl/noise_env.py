@@ -1,14 +1,13 @@
 """Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
 
-    observation  float32 (F,)   what the agent sees at a look, pooled (policy/situation.py)
-    action       float32 (J A,) in [-1, 1], the slow part of the next chunk's noise (policy/steering.py)
+    observation  float32 (F,)   what the agent sees at a look (policy/situation.py)
+    action       float32 (A,) in [-1, 1], the noise of the next chunk (policy/steering.py)
     reward       -1 until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
 A step is one look of the agent: the control steps of a chunk that run before it looks again. The finished episode's
-arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed` and never repeat.
+arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed`.
 """
 
-import zlib
 from typing import Any
 
 import gymnasium
@@ -20,8 +19,8 @@ from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.rl.progress import TRAINING_SEEDS
-from policy.rollout import environment
-from policy.steering import MODES, spread
+from policy.rollout import environment, noise_seed
+from policy.steering import spread
 
 
 class NoiseEnv(gymnasium.Env):
@@ -34,7 +33,7 @@ class NoiseEnv(gymnasium.Env):
         self.next_seed, self.stride = first_seed, stride
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
-        self.action_space = spaces.Box(-1.0, 1.0, (MODES * controller.action_dim,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
         features, _ = self.reset()
         self.observation_space = spaces.Box(-np.inf, np.inf, features.shape, np.float32)
 
@@ -48,7 +47,7 @@ class NoiseEnv(gymnasium.Env):
         self.env.unwrapped.looking = True
         self.obs, _ = self.env.reset(seed=self.next_seed)
         self.agent.bind(self.env)
-        self.agent.reset(self.obs["task"], zlib.crc32(f"{task}/{self.next_seed}".encode()))
+        self.agent.reset(self.obs["task"], noise_seed(task, self.next_seed))
         self.task, self.next_seed = task, self.next_seed + self.stride
         self.kept: dict[str, list[np.ndarray]] = {"features": [], "noise": []}
         return self._look(), {}
@@ -59,7 +58,7 @@ class NoiseEnv(gymnasium.Env):
             raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
-        self.agent.decide(self.situation, spread(torch.from_numpy(noise).view(1, MODES, -1), self.chunk))
+        self.agent.decide(self.situation, spread(torch.from_numpy(noise)[None], self.chunk))
         success, truncated = self._run()
         info: dict[str, Any] = {"is_success": success}
         if success or truncated:
@@ -71,7 +70,7 @@ class NoiseEnv(gymnasium.Env):
 
     def _look(self) -> np.ndarray:
         self.situation = self.agent.look(self.obs)
-        self.features = self.situation.pooled()[0].numpy()
+        self.features = self.situation.features()[0].numpy()
         return self.features
 
     def _run(self) -> tuple[bool, bool]:

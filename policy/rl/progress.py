@@ -4,8 +4,10 @@ A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` a
 what the algorithm itself needs to go on.
 """
 
+import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,12 @@ REPORT = 20  # episodes between two points of the curve
 def training_seed(seed: int) -> int:
     """The first layout of a run, so that runs of different seeds meet different ones."""
     return TRAINING_SEEDS + 100_000 * seed
+
+
+def undisturbed(make: Callable[..., Any], *arguments: Any) -> Any:
+    """make(*arguments), in a worker that leaves Ctrl-C to its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make(*arguments)
 
 
 @dataclass(frozen=True)
@@ -57,17 +65,23 @@ class Practice:
     def seconds(self) -> float:
         return self.spent + time.perf_counter() - self.since
 
-    def episode(self, success: bool, length: int, total: int) -> None:
-        """Counts one episode of `length` steps; `total`: steps of all."""
-        self.recent.append(success)
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return 60 * self.limits.minutes - self.seconds
+
+    def episode(self, success: bool | None, length: int, total: int) -> None:
+        """Counts one episode of `length` steps; `total`: steps of all; success None: the policy had help."""
+        if success is not None:
+            self.recent.append(success)
         self.steps, self.episodes = total, self.episodes + 1
-        if self.episodes % REPORT == 0:
+        if self.episodes % REPORT == 0 and self.recent:
             share = Proportion(sum(self.recent), len(self.recent)).as_dict()
             about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
             self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high")} | about)
 
     def ended(self) -> bool:
-        over = self.steps >= self.limits.steps or self.seconds > 60 * self.limits.minutes
+        over = self.steps >= self.limits.steps or self.left < 0
         return over or self.run.stop_requested
 
 
@@ -81,9 +95,9 @@ class Learning(Practice):
     about: dict[str, Any]  # method and settings, for the checkpoint
     saved: float = field(default_factory=time.perf_counter)
 
-    def resume(self, steps: int) -> None:
-        """steps: that the experience on disk holds. Seconds are those of the last checkpoint."""
-        self.steps = steps
+    def resume(self, steps: int, episodes: int) -> None:
+        """steps, episodes: that the experience on disk has had. Seconds are those of the last checkpoint."""
+        self.steps, self.episodes = steps, episodes
         if (folder := self.newest()) is not None:
             self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
 

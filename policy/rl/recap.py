@@ -1,16 +1,19 @@
 """RECAP: learn from own experience by being told which of it was good (pi*0.6, arXiv 2511.14759).
 
-    repeat: own episodes, an expert taking over where they fail  ->  V from what came of them  ->  advantages
-            -> the chunks with the highest are GOOD, the others BAD, an expert's always GOOD
-            -> the controller learns from all data, told the judgement  ->  it acts, told GOOD
+    repeat: own episodes, in part with an expert taking over  ->  V from what came of those that nobody helped
+            ->  advantages  ->  the best chunks of successes are GOOD, the other ones BAD, an expert's always GOOD
+            ->  the controller learns from all, told the judgement  ->  it acts, told GOOD
 
 No likelihoods and no gradients through rollouts: supervised losses alone, so that it is as stable as imitation, and it
 learns from corrections too, which DSRL cannot.
 
 Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
-- Every round begins from the imitation policy with all experience so far: nothing drifts, and rounds can be repeated.
-- A share of rows is told nothing, for guidance, and demonstrations stay in every batch.
+- In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
+  itself, and it finishes. What the policy did before is nobody's merit and is not learned from.
+- Only successes have good chunks: what failed may look like progress to eyes that misjudged it.
+- Every kind of data has its share of a batch, demonstrations too, however much there is of it; a few rows are told
+  nothing, for guidance. A round begins where the last one ended.
 """
 
 import json
@@ -35,11 +38,22 @@ from policy.recipe import Stage
 from policy.rl.experience import Episode, Experience
 from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
-from policy.rl.samples import Samples, of_demonstrations, of_trajectory, pooled
+from policy.rl.samples import Samples, of_demonstrations, of_trajectory
 from policy.rl.value import LOW, held_out_values, returns_of
+from policy.standardise import Standardise
 from policy.team import ALONE
 
 KNOWN = "episodes.json"  # in a checkpoint's training state: how many it learned from
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of a batch; what there is none of leaves its share to the others."""
+
+    demonstrations: float = 0.25
+    corrections: float = 0.35
+    good: float = 0.25
+    bad: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -48,13 +62,14 @@ class Recap:
 
     episodes: int = 200  # own, per round; at least `each` of every task
     each: int = 10
-    takeover: float = 0.6  # share of the horizon after which the expert takes over
-    good: float = 0.4  # share of a task's own chunks that are judged good
-    ahead: int = 16  # control steps over which a chunk is judged
-    untold: float = 0.2  # share of rows that are told nothing
-    demonstrations: float = 0.25  # share of rows from demonstrations
-    value_steps: int = 300
-    stage: Stage = Stage(steps=1000, learning_rate=3e-4, warmup=50, ema=0.995)
+    helped: float = 0.5  # share of episodes in which the expert takes over
+    takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
+    good: float = 0.6  # share of the chunks of a task's successes that are judged good
+    ahead: int = 32  # control steps over which a chunk is judged
+    untold: float = 0.1  # share of rows that are told nothing
+    shares: Shares = Shares()
+    value_steps: int = 200
+    stage: Stage = Stage(steps=600, learning_rate=3e-4, warmup=50, ema=0.995)
     guidance: float = 1.0
     workers: int = 2
 
@@ -62,28 +77,32 @@ class Recap:
 def recap(
     spec: AgentSpec, cache: FrameCache, tasks: tuple[str, ...], learning: Learning, settings: Recap, seed: int
 ) -> None:
-    """Rounds until `learning` ends; a checkpoint after each."""
+    """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
-    learning.resume(experience.steps)
-    horizons = [horizon(task) for task in tasks]
-    demonstrations = of_demonstrations(bundle, cache, tasks, fastest_dtype())
-    while not learning.ended():
-        newest, known = learning.newest(), json.loads(learning.state(KNOWN) or b"0")
+    learning.resume(experience.steps, len(experience))
+    demonstrations, took = of_demonstrations(bundle, cache, tasks, fastest_dtype()), 0.0
+    while not learning.ended() and learning.left > took:
+        begin, newest, known = learning.seconds, learning.newest(), json.loads(learning.state(KNOWN) or b"0")
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = known + max(settings.episodes, settings.each * len(tasks))
         _practise(actor, tasks, goal, learning, experience, settings, seed)
         if learning.run.stop_requested:
             return
-        own = [of_trajectory(bundle, stored(e), tasks, horizons[tasks.index(str(e["task"]))]) for e in experience]
-        samples = Samples.joined([demonstrations, *own])
-        samples.judged = judge(bundle, samples, len(demonstrations), settings, seed)
-        learned = _learn(bundle, samples, len(demonstrations), learning, settings, seed)
+        ran = [stored(episode) for episode in experience]
+        own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
+        features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
+        judged = judge(own, features, bundle.feature_sizes.plain, settings, seed)
+        kinds = kinds_of(len(demonstrations), own, judged)
+        judged = torch.cat([torch.full((len(demonstrations),), GOOD), judged])
+        data = Judged(Samples.joined([demonstrations, own]), judged, kinds)
+        learned = _learn(bundle if newest is None else Bundle.load(newest), data, learning, settings, seed + known)
         if learned is None:
             return
         controller, judgement = learned
         weights = {k: v for k, v in bundle.model.state_dict().items() if not k.startswith("controller.")}
         weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
         learning.save({KNOWN: len(experience)}, judgement=judgement, weights=weights)
+        took = learning.seconds - begin
 
 
 def _practise(
@@ -97,11 +116,10 @@ def _practise(
 ) -> None:
     """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`; half of the time that is left is
     for learning from them."""
-    enough = learning.seconds + (60 * learning.limits.minutes - learning.seconds) / 2
-    first = training_seed(seed)
+    enough, first = learning.seconds + learning.left / 2, training_seed(seed)
     jobs = [
-        Job(spec, tasks[i % len(tasks)], first + i, settings.takeover) for i in range(len(experience), goal)
-    ]  # fmt: skip
+        Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in range(len(experience), goal)
+    ]
     with Pool(roll_out, settings.workers) as pool:
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
@@ -109,41 +127,52 @@ def _practise(
             about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
             about |= {"instruction": np.array(result.instruction)}
             experience.add(result.steps, result.success, result.arrays | about)
-            alone = result.success and not result.arrays["expert"].any()
+            alone = None if result.arrays["expert"].any() else result.success
             learning.episode(alone, result.steps, experience.steps)
-            if learning.run.stop_requested or learning.seconds > enough:
+            if learning.ended() or learning.seconds > enough:
                 return
 
 
+def _takeover(settings: Recap, seed: int, number: int) -> float:
+    rng = np.random.default_rng([seed, number])
+    return float(rng.uniform(*settings.takeover)) if rng.random() < settings.helped else 1.0
+
+
 def stored(episode: Episode) -> Trajectory:
-    arrays = {name: episode[name] for name in ("z", "state", "goal", "look", "action", "expert", "pushed")}
+    arrays = {name: episode[name] for name in ("z", "state", "goal", "features", "look", "action", "expert")}
     return Trajectory(
         str(episode["task"]), int(episode["seed"]), int(episode["draw"]), str(episode["instruction"]),
         bool(episode["success"]), int(episode["steps"]), arrays,
     )  # fmt: skip
 
 
-def judge(bundle: Bundle, samples: Samples, demonstrations: int, settings: Recap, seed: int) -> Tensor:
-    """(F,): GOOD for the `good` share of each task's own chunks with the highest advantage, and for every expert's."""
-    features = pooled(bundle, replace(samples, has_goal=torch.zeros_like(samples.has_goal)))  # seen, not planned
-    returns = returns_of(samples.step, samples.length, samples.success & ~corrected(samples), samples.horizon)
-    value = held_out_values(features, returns, samples.episode, settings.value_steps, seed)
-    advantage = advantages(samples, value, settings.ahead)
-    judged = samples.judged.clone()
-    own = torch.arange(len(samples)) >= demonstrations
-    for task in samples.task.unique():
-        mine = own & (samples.task == task) & (samples.judged == UNKNOWN)
+def judge(own: Samples, features: Tensor, plain: int, settings: Recap, seed: int) -> Tensor:
+    """(F,): GOOD where an expert acts, and for the `good` share of the chunks of each task's unaided successes with the
+    highest advantage; BAD for the other chunks of unaided episodes; UNKNOWN before an expert took over."""
+    judged = torch.where(own.expert, GOOD, UNKNOWN)
+    alone = torch.nonzero(~helped(own))[:, 0]
+    if not len(alone):
+        return judged
+    rows = own.rows(alone)
+    standardise = Standardise(features.shape[1], plain)
+    standardise.fit(features[alone])
+    returns = returns_of(rows.step, rows.length, rows.success, rows.horizon)
+    value = held_out_values(standardise(features[alone]), returns, rows.episode, settings.value_steps, seed)
+    gain = advantages(rows, value, settings.ahead)
+    judged[alone] = BAD
+    for task in rows.task.unique():
+        mine = rows.success & (rows.task == task)
         if mine.any():
-            edge = advantage[mine].quantile(1 - settings.good)
-            judged[mine] = torch.where(advantage[mine] > edge, GOOD, BAD)
+            good = mine & (gain >= gain[mine].quantile(1 - settings.good))
+            judged[alone[good]] = GOOD
     return judged
 
 
-def corrected(samples: Samples) -> Tensor:
-    """(F,): frames of the policy's own that an expert had to mend later: for them the episode failed."""
+def helped(samples: Samples) -> Tensor:
+    """(F,): frames of episodes in which an expert acts somewhere."""
     by_expert = torch.zeros(int(samples.episode.max()) + 1, dtype=torch.bool)
-    by_expert[samples.episode[samples.judged == GOOD]] = True
-    return by_expert[samples.episode] & (samples.judged != GOOD)
+    by_expert[samples.episode[samples.expert]] = True
+    return by_expert[samples.episode]
 
 
 def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
@@ -151,9 +180,7 @@ def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
     reached = torch.searchsorted(_clock(samples), _clock(samples) + ahead)
     inside = reached.clamp(max=len(samples) - 1)
     same = (reached < len(samples)) & (samples.episode[inside] == samples.episode)
-    same &= samples.judged[inside] == samples.judged  # where an expert takes over, nothing better was reached
-    failed = ~samples.success | corrected(samples)
-    end = torch.where(failed, LOW, 0.0)
+    end = torch.where(samples.success, 0.0, LOW)
     passed = torch.where(same, samples.step[inside] - samples.step, (samples.length - samples.step).clamp(max=ahead))
     then = torch.where(same, value[inside], end)
     return -passed / samples.horizon + then - value
@@ -163,6 +190,33 @@ def _clock(samples: Samples) -> Tensor:
     """Control steps counted on over all episodes, so that one sorted array finds a frame of any of them."""
     longest = int(samples.length.max()) + 1_000
     return samples.episode * longest + samples.step
+
+
+DEMONSTRATION, CORRECTION, PRAISED, BLAMED, UNUSED = range(5)
+
+
+def kinds_of(demonstrations: int, own: Samples, judged: Tensor) -> Tensor:
+    """Of every frame, demonstrations first, (F,)."""
+    kind = torch.full((len(own),), UNUSED)
+    kind[judged == BAD] = BLAMED
+    kind[judged == GOOD] = PRAISED
+    kind[own.expert] = CORRECTION
+    return torch.cat([torch.full((demonstrations,), DEMONSTRATION), kind])
+
+
+@dataclass
+class Judged:
+    """What a round learns from, F frames."""
+
+    samples: Samples
+    judged: Tensor  # (F,)
+    kind: Tensor  # (F,)
+
+    def weights(self, shares: Shares) -> Tensor:
+        """(F,): how often each frame is drawn, so that kinds have their shares."""
+        counts = torch.bincount(self.kind, minlength=UNUSED + 1)
+        wanted = torch.tensor([shares.demonstrations, shares.corrections, shares.good, shares.bad, 0.0])
+        return (wanted / counts.clamp(min=1))[self.kind]
 
 
 class _Parts(nn.Module):
@@ -178,32 +232,25 @@ class _Learner:
 
     name = "recap"
 
-    def __init__(self, bundle: Bundle, parts: _Parts, samples: Samples, first: int, settings: Recap, seed: int):
-        """first: frames before it are demonstrations."""
-        self.bundle, self.parts, self.samples, self.first = bundle, parts, samples, first
-        self.settings, self.seed = settings, seed
+    def __init__(self, bundle: Bundle, parts: _Parts, data: Judged, settings: Recap, seed: int):
+        self.bundle, self.parts, self.data, self.settings, self.seed = bundle, parts, data, settings, seed
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.parts.parameters())
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
-        B, step = self.settings.stage.batch, start_step
-        shown = round(B * self.settings.demonstrations)
+        B, step, weights = self.settings.stage.batch, start_step, self.data.weights(self.settings.shares)
         while True:
             rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            index = torch.cat([
-                torch.randint(self.first, (shown,), generator=rng),
-                torch.randint(self.first, len(self.samples), (B - shown,), generator=rng),
-            ])  # fmt: skip
-            yield {"index": index}
+            yield {"index": torch.multinomial(weights, B, replacement=True, generator=rng)}
             step += 1
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = self.samples.rows(batch["index"])
+        rows, judged = self.data.samples.rows(batch["index"]), self.data.judged[batch["index"]]
         z, goal = rows.z.float(), rows.goal.float()
         with torch.no_grad():
             referents, _ = self.bundle.model.grounding(rows.instruction, z)
-        told = torch.where(torch.rand(len(z)) < self.settings.untold, UNKNOWN, rows.judged)
+        told = torch.where(torch.rand(len(z)) < self.settings.untold, UNKNOWN, judged)
         aims = rows.has_goal & (torch.rand(len(z)) < 0.5)
         sample = {"instruction": rows.instruction, "actions": rows.actions, "action_mask": rows.action_mask}
         loss = self.parts.controller.loss(sample, z, referents, goal, aims, self.parts.judgement(told))
@@ -214,15 +261,17 @@ class _Learner:
 
 
 def _learn(
-    bundle: Bundle, samples: Samples, first: int, learning: Learning, settings: Recap, seed: int
+    bundle: Bundle, data: Judged, learning: Learning, settings: Recap, seed: int
 ) -> tuple[Controller, Judgement] | None:
-    """None: the run was asked to stop."""
+    """bundle: what the last round left. None: the run was asked to stop."""
     torch.manual_seed(seed)
     controller = Controller(bundle.model.controller.cfg)
     controller.load_state_dict(bundle.model.controller.state_dict())
-    parts = _Parts(controller, Judgement(JudgementConfig(bundle.sizes.width, settings.guidance)))
-    average, learner = averaged(parts, settings.stage.ema), _Learner(bundle, parts, samples, first, settings, seed)
-    steps = settings.stage.steps
+    judgement = Judgement(JudgementConfig(bundle.sizes.width, settings.guidance))
+    if bundle.judgement is not None:
+        judgement.load_state_dict(bundle.judgement.state_dict())
+    parts, steps = _Parts(controller, judgement), settings.stage.steps
+    average, learner = averaged(parts, settings.stage.ema), _Learner(bundle, parts, data, settings, seed)
     ended = fit(
         learner, parts, average, settings.stage, learning.run, ALONE, seed, fastest_dtype(),
         lambda step, optimizer: None, Progress(), steps, 50,

@@ -3,10 +3,10 @@
     roll_out(job) -> arrays per look (L of them), per control step (T) and of the episode; for workers of a Pool
 
 The scripted expert may take over after some steps (`takeover`): what the policy got wrong is then followed by how it is
-mended, which is what corrections by people are on real robots. Looks go on as before, so that both are seen alike.
+mended, which is what corrections by people are on real robots. Looks go on as before, so that both are seen alike, and
+the expert has time to finish, without being pushed aside.
 """
 
-import zlib
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,10 +19,9 @@ import envs
 from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
-from policy.bundle import Bundle
-from policy.rl.exploration import Explorer, ExplorerConfig, noisy_chain
+from policy.rl.exploration import Explorer, noisy_chain
 from policy.rl.progress import STATE
-from policy.rollout import environment
+from policy.rollout import environment, noise_seed
 from policy.situation import Situation
 
 EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
@@ -48,8 +47,8 @@ class Trajectory:
     steps: int  # T
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
-    # look int32 (L,) the control step of each, action float32 (T, A) in the environment's units, expert bool (T,) and
-    # pushed bool (T,): who acts, and does it push itself aside; where noise explored: chain float32 (L, K + 1, H, A)
+    # features float16 (L, F), look int32 (L,) the control step of each, action float32 (T, A) in the environment's
+    # units, expert bool (T,): who acts; where noise explored: chain float32 (L, K + 1, H, A)
 
 
 @lru_cache(maxsize=2)
@@ -70,38 +69,49 @@ def roll_out(job: Job) -> Trajectory:
     torch.set_num_threads(1)
     agent = _agent(job.spec)
     env = environment(job.task, agent.image_size)
-    env.unwrapped.looking = True
+    inner, limit = env.unwrapped, round(job.takeover * horizon(job.task))
+    inner.looking = True
     obs, _ = env.reset(seed=job.seed)
     agent.bind(env)
-    agent.reset(obs["task"], zlib.crc32(f"{job.task}/{job.seed}{f'/{job.draw}' if job.draw else ''}".encode()))
+    agent.reset(obs["task"], noise_seed(job.task, job.seed, job.draw))
     instruction, kept, expert = obs["task"], _Kept(), None
-    limit, ended, info = round(job.takeover * env.unwrapped.horizon), False, {"success": False}
-    while not ended:
-        if agent.looks:
-            situation = agent.look(obs)
-            kept.look(situation, agent.step)
-            if job.explore:
-                kept.chain(_explore(agent, _explorer(job.spec.checkpoint), situation))
-            else:
-                agent.decide(situation, agent.noise(situation))
-        if agent.step == limit < env.unwrapped.horizon:
-            expert = envs.expert(env, job.seed)
-        action, pushed = agent.act(obs), False
-        if expert is not None:
-            action, _, pushed = expert.act()
-        kept.step(action, expert is not None, pushed)
-        env.unwrapped.looking = agent.looks
-        obs, _, terminated, truncated, info = env.step(action)
-        ended = terminated or truncated
+    ended, info = False, {"success": False}
+    try:
+        while not ended:
+            if agent.step == limit < horizon(job.task):
+                expert = envs.expert(env, job.seed, steady=True)
+                inner.horizon = limit + horizon(job.task)
+            if agent.looks:
+                situation = agent.look(obs)
+                kept.look(situation, agent.step)
+                _decide(agent, situation, job, expert is not None, kept)
+            action = agent.act(obs)
+            if expert is not None:
+                action, _, _ = expert.act()
+            kept.step(action, expert is not None)
+            inner.looking = agent.looks
+            obs, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+    finally:
+        inner.horizon = horizon(job.task)
     return Trajectory(job.task, job.seed, job.draw, instruction, bool(info["success"]), agent.step, kept.arrays())
 
 
+def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
+    """idle: another one acts, and the agent only looks."""
+    if idle:
+        controller = agent.model.controller.cfg
+        agent.commit(torch.zeros(controller.chunk, controller.action_dim))
+    elif job.explore:
+        kept.chain(_explore(agent, _explorer(job.spec), situation))
+    else:
+        agent.decide(situation, agent.noise(situation))
+
+
 @lru_cache(maxsize=2)
-def _explorer(folder: str) -> Explorer:
-    model: Any = Bundle.load(folder)
-    cfg, features = model.model.controller.cfg, checkpoint.read_tensors(Path(folder), f"{STATE}/{EXPLORER}")
-    explorer = Explorer(ExplorerConfig(features["net.0.weight"].shape[1], cfg.euler_steps, cfg.action_dim))
-    explorer.load_state_dict(features)
+def _explorer(spec: AgentSpec) -> Explorer:
+    explorer = Explorer.of(_agent(spec).bundle)
+    explorer.load_state_dict(checkpoint.read_tensors(Path(spec.checkpoint), f"{STATE}/{EXPLORER}"))
     return explorer.requires_grad_(False)
 
 
@@ -109,7 +119,7 @@ def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation) -> np
     """The agent acts the end of a noisy chain, (K + 1, H, A)."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
-    chain = noisy_chain(controller, context, explorer(situation.pooled()), agent.generator)
+    chain = noisy_chain(controller, context, explorer(situation.features()), agent.generator)
     agent.commit(chain[-1])
     return chain.numpy()
 
@@ -118,17 +128,17 @@ class _Kept:
     def __init__(self) -> None:
         self.rows: dict[str, list[Any]] = {}
 
-    def look(self, situation: Any, step: int) -> None:
+    def look(self, situation: Situation, step: int) -> None:
         goal = situation.z[:, :0] if situation.goal is None else situation.goal
         self._add("z", situation.z[0].numpy().astype(np.float16))
         self._add("goal", goal[0].numpy().astype(np.float16))
         self._add("state", situation.state[0].numpy())
+        self._add("features", situation.features()[0].numpy().astype(np.float16))
         self._add("look", np.int32(step))
 
-    def step(self, action: np.ndarray, expert: bool, pushed: bool) -> None:
+    def step(self, action: np.ndarray, expert: bool) -> None:
         self._add("action", action.astype(np.float32))
         self._add("expert", expert)
-        self._add("pushed", pushed)
 
     def chain(self, chain: np.ndarray) -> None:
         self._add("chain", chain)

@@ -1,7 +1,7 @@
 """Frames of demonstrations and of own episodes on one footing: what was seen, the chunk that followed, what came of it.
 
 Demonstrations are encoded once by the frozen encoder; own episodes hold the latents that the agent saw. A frame of an
-own episode is a look. Everything stays in memory, latents in half precision: 4 KB a frame of a small scene.
+own episode is a look. Everything stays in memory, latents in half precision: 10 KB a frame.
 """
 
 from dataclasses import dataclass, fields
@@ -13,12 +13,8 @@ from torch import Tensor
 from data.cache import FrameCache
 from data.windows import window
 from policy.bundle import Bundle
-from policy.judgement import GOOD, UNKNOWN
 from policy.latents import encode_all
 from policy.rl.rollouts import Trajectory, horizon
-from policy.situation import Situation
-
-BATCH = 512  # frames pooled together
 
 
 @dataclass
@@ -38,7 +34,7 @@ class Samples:
     success: Tensor  # (F,) bool, of its episode
     horizon: Tensor  # (F,)
     episode: Tensor  # (F,) number of the episode
-    judged: Tensor  # (F,) GOOD where an expert acts, else UNKNOWN for now
+    expert: Tensor  # (F,) bool: an expert acts
 
     def __len__(self) -> int:
         return len(self.z)
@@ -76,7 +72,7 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
         task=torch.from_numpy(task), step=torch.from_numpy(index - cache.episode_start[episode]),
         length=torch.from_numpy(length), success=torch.ones(full, dtype=torch.bool),
         horizon=torch.from_numpy(horizons[task]), episode=torch.from_numpy(np.unique(episode, return_inverse=True)[1]),
-        judged=torch.full((full,), GOOD),
+        expert=torch.ones(full, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -87,7 +83,6 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
     ahead = look[:, None] + np.arange(H)
     inside = np.minimum(ahead, T - 1)
     mask = (ahead < T) & (arrays["expert"][inside] == arrays["expert"][look][:, None])  # a chunk has one author
-    mask &= ~arrays["pushed"][inside]  # nobody is to learn how the expert is pushed aside
     goal = torch.from_numpy(arrays["goal"]).bfloat16()
     none = goal.shape[1] == 0
     K, D = bundle.sizes.goal_tokens, bundle.sizes.width
@@ -100,19 +95,5 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
         action_mask=torch.from_numpy(np.logical_and.accumulate(mask, axis=1)),
         task=full((L,), tasks.index(trajectory.task)), step=torch.from_numpy(look), length=full((L,), T),
         success=full((L,), trajectory.success), horizon=full((L,), limit), episode=torch.zeros(L, dtype=torch.int64),
-        judged=torch.where(torch.from_numpy(arrays["expert"][look]), GOOD, UNKNOWN),
+        expert=torch.from_numpy(arrays["expert"][look]),
     )  # fmt: skip
-
-
-@torch.no_grad()
-def pooled(bundle: Bundle, samples: Samples) -> Tensor:
-    """`Situation.pooled` of every frame, (F, ...)."""
-    parts = []
-    for start in range(0, len(samples), BATCH):
-        rows = samples.rows(torch.arange(start, min(start + BATCH, len(samples))))
-        z = rows.z.float()
-        referents, _ = bundle.model.grounding(rows.instruction, z)
-        words = bundle.model.controller.words(rows.instruction).mean(1)
-        goal = rows.goal.float() * rows.has_goal[:, None, None]
-        parts.append(Situation(z, referents, rows.state, goal, words).pooled())
-    return torch.cat(parts)

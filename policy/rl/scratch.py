@@ -13,7 +13,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from policy.rl.progress import Practice, training_seed
+from policy.rl.progress import Practice, training_seed, undisturbed
 
 
 class _Count(BaseCallback):
@@ -35,7 +35,7 @@ class _Count(BaseCallback):
 def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
     """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
     torch.set_num_threads(1)
-    envs = SubprocVecEnv([partial(_make, task) for _ in range(workers)], start_method="spawn")
+    envs = SubprocVecEnv([partial(undisturbed, _make, task) for _ in range(workers)], start_method="spawn")
     envs.seed(training_seed(seed))
     try:
         model = SAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)

@@ -6,8 +6,8 @@
 Notable choices
 - Cross-entropy over bins, two-hot so that the mean stays exact: outcomes have two peaks, soon or never, and regressing
   their mean is slow.
-- Two value functions, each for the episodes that the other learned from: who has seen how an episode ended expects it,
-  and finds no advantage anywhere.
+- Several value functions, each for the episodes that the others learned from: who has seen how an episode ended expects
+  it, and finds no advantage anywhere.
 - n steps and not the whole return: a chunk is judged by what it changed, not by what luck made of it later.
 """
 
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policy.standardise import Standardise
-
 LOW, HIGH = -1.0, 0.0  # of returns
+FOLDS = 4
 
 
 @dataclass(frozen=True)
 class ValueConfig:
-    features: int  # F, length of Situation.pooled
+    features: int  # F
     hidden: int = 256
     bins: int = 41
     dropout: float = 0.2
@@ -34,9 +33,8 @@ class Value(nn.Module):
 
     def __init__(self, cfg: ValueConfig):
         super().__init__()
-        self.standardise = Standardise(cfg.features)  # by the data that it learns from
         self.net = nn.Sequential(
-            self.standardise, nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Dropout(cfg.dropout),
+            nn.Linear(cfg.features, cfg.hidden), nn.SiLU(), nn.Dropout(cfg.dropout),
             nn.Linear(cfg.hidden, cfg.hidden), nn.SiLU(), nn.Linear(cfg.hidden, cfg.bins),
         )  # fmt: skip
         self.register_buffer("centres", torch.linspace(LOW, HIGH, cfg.bins), persistent=False)
@@ -60,7 +58,6 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
     """A fresh value function on all frames, features (F, ...) and returns (F,)."""
     torch.manual_seed(seed)
     value = Value(ValueConfig(features.shape[-1]))
-    value.standardise.fit(features)
     optimizer = torch.optim.AdamW(value.parameters(), 1e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -76,9 +73,9 @@ def fit_value(features: Tensor, returns: Tensor, steps: int, seed: int, batch: i
 def held_out_values(features: Tensor, returns: Tensor, episode: Tensor, steps: int, seed: int) -> Tensor:
     """(F,): the value of every frame, by a function that did not learn from its `episode` (F,)."""
     value = torch.zeros(len(features))
-    half = torch.randperm(int(episode.max()) + 1, generator=torch.Generator().manual_seed(seed)) % 2
-    for fold in (0, 1):
-        mine = half[episode] == fold
+    order = torch.randperm(int(episode.max()) + 1, generator=torch.Generator().manual_seed(seed))
+    fold = (order % FOLDS)[episode]
+    for mine in (fold == number for number in range(FOLDS)):
         if mine.any():
             others = ~mine if not mine.all() else mine  # a single episode has no other
             value[mine] = fit_value(features[others], returns[others], steps, seed)(features[mine])
