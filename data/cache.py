@@ -149,7 +149,9 @@ def _key(datasets: list[Dataset]) -> str:
 
 def _build(datasets: list[Dataset], folder: Path, workers: int, progress: bool) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for half in folder.parent.glob(f".{folder.name}.*"):
+        if not Path(f"/proc/{half.suffix[1:]}").exists() or half == temporary:  # its process was killed
+            shutil.rmtree(half, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         _check_space(datasets, temporary)

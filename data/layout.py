@@ -69,6 +69,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def write_changed(path: Path, content: bytes) -> None:
+    """As `write_atomic`, where the file does not hold `content` already: caches know files by their times."""
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
 def table_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", row_group_size=max(1, table.num_rows), write_page_checksum=True)
@@ -189,7 +195,7 @@ def _video_info(shape: tuple[int, ...], fps: int) -> dict[str, Any]:
 
 
 class Lock:
-    """Exclusive use of a dataset folder until `release` or the death of this process."""
+    """Exclusive use of a folder until `release` or the death of this process."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / ".lock"

@@ -24,7 +24,7 @@ from data import layout
 from data.contract import Contract
 from data.encode import decode_image
 from data.errors import DataError
-from data.layout import json_bytes, read_json, read_table, read_words, table_bytes, word_table, write_atomic
+from data.layout import json_bytes, read_json, read_table, read_words, table_bytes, word_table, write_changed
 from data.stats import write_stats
 from data.video import verify_video
 
@@ -167,9 +167,9 @@ def _apply(root: Path, state: State) -> list[str]:
     moved = _quarantine(root, state.leftovers)
     for name, words in (("task", state.tasks), ("subtask", state.subtasks)):
         if words:
-            write_atomic(root / "meta" / f"{name}s.parquet", table_bytes(word_table(name, words)))
+            write_changed(root / "meta" / f"{name}s.parquet", table_bytes(word_table(name, words)))
     info = layout.info_json(state.contract, state.mode, len(state.rows), _frames(state), len(state.tasks))
-    write_atomic(root / "meta" / "info.json", json_bytes(info))
+    write_changed(root / "meta" / "info.json", json_bytes(info))
     return moved
 
 

@@ -44,6 +44,7 @@ class Recorder:
         self.tasks: list[str] = []
         self.subtasks: list[str] = []
         self.episodes = self.frames = 0
+        self._added = False
         self._meta_types: dict[str, type] | None = None
         self._histograms: dict[str, np.ndarray] | None = {} if image_format == "png" and mode == "image" else None
         self._new_encoder = lambda: EpisodeEncoder(contract, mode, image_format)
@@ -91,9 +92,9 @@ class Recorder:
         return index
 
     def close(self) -> None:
-        """Write the statistics and let the folder go. Without it the episodes are safe, but training asks for stats."""
+        """Write the statistics, where they are not those of these episodes already, and let the folder go."""
         try:
-            if self._lock.held and self.episodes:
+            if self._lock.held and self.episodes and (self._added or not (self.root / "meta" / "stats.json").exists()):
                 write_stats(self.root, self._histograms)
         finally:
             self._lock.release()
@@ -146,6 +147,7 @@ class Recorder:
     def _note(self, episode: EncodedEpisode) -> None:
         self.episodes += 1
         self.frames += episode.length
+        self._added = True
         self._meta_types = {key: type(value) for key, value in episode.meta.items()}
         if self._histograms is not None and episode.histograms:
             for key, counts in episode.histograms.items():

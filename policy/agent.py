@@ -9,7 +9,7 @@ subgoal is counted in `events`, and the last subgoal stays; without one, the age
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ import envs
 from data.contract import Contract
 from planner.search import rank
 from policy.bundle import Bundle, agree
+from policy.errors import PolicyError
 from policy.judgement import GOOD
 from policy.limiter import ActionLimiter
 from policy.situation import Situation
 
+Mode = Literal["hierarchical", "flat"]
 NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
 
 
@@ -30,8 +32,8 @@ NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controll
 class Runtime:
     """How a checkpoint is run. The defaults are what `tandem eval` reports."""
 
-    mode: str = "hierarchical"  # "hierarchical", or "flat": planner off, instruction only
-    plan: str = "off"  # "off", or "rank": the world model picks among `candidates` sampled chunks
+    mode: Mode = "hierarchical"  # "flat": planner off, instruction only
+    plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
@@ -50,18 +52,25 @@ class TandemAgent:
         self.model = bundle.model.eval()
         self.sizes = bundle.config.sizes
         self.image_size: int | None = self.sizes.image_size
+        self._bound: set[tuple[str, int]] = set()  # kinds of environments that agree with the contract
+        if runtime.plan == "rank" and bundle.steering is not None:
+            raise PolicyError(
+                "a steered checkpoint chooses one chunk, there is nothing to rank; use --runtime.plan off"
+            )
         self.reset("", 0)
 
     def bind(self, env: Any) -> None:
         """The agent sees observations only; they must be those that it was trained on."""
-        fields = envs.contract_fields(env.unwrapped.name, env.unwrapped.image_size)
-        agree(self.bundle.contract, Contract.from_fields(fields))
+        kind = (env.unwrapped.name, env.unwrapped.image_size)
+        if kind not in self._bound:
+            agree(self.bundle.contract, Contract.from_fields(envs.contract_fields(*kind)))
+            self._bound.add(kind)
 
     def reset(self, instruction: str, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length)
-        self.limiter = ActionLimiter(self.model.controller.cfg.action_dim)
         self.events: Counter[str] = Counter()
+        self.limiter = ActionLimiter(self.model.controller.cfg.action_dim, self.events)
         self.trace: list[dict[str, Any]] = []
         self.queue: deque[np.ndarray] = deque()  # normalised actions not yet executed
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)

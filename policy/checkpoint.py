@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ MANIFEST = "manifest.json"
 
 
 def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: int = -1) -> Path:
-    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json), text or
-    bytes.
+    """Writes checkpoint `step` under `root`. files: name -> tensors (.safetensors), JSON value (.json) or text.
 
     Of older ones the newest stay, `keep` in all, and step `spare`.
     """
     root.mkdir(parents=True, exist_ok=True)
-    final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}"
+    for half in root.glob(".tmp-*"):  # of a process that was killed: a run's folder has one writer
+        shutil.rmtree(half, ignore_errors=True)
     try:
         for name, content in files.items():
             _write(temporary / name, content)
@@ -63,16 +64,21 @@ def resolve(path: str | Path) -> Path:
         )
     if (path / MANIFEST).exists() or path.name == "pretrained_model":
         return path.parent if path.name == "pretrained_model" else path
-    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()), key=_step, reverse=True)
-    problems = []
-    for candidate in steps:
+    problems: list[str] = []
+    for candidate in _steps(path / "checkpoints" if (path / "checkpoints").is_dir() else path):
         try:
             verify(candidate)
+            for problem in problems:
+                print(f"skipped: {problem}", file=sys.stderr)
             return candidate
         except PolicyError as error:
             problems.append(str(error))
     raise PolicyError(problems[0] if problems else f"no checkpoint in {path}; expected {path}/checkpoints/<step>")
+
+
+def exists(run: Path) -> bool:
+    """Has a run's output folder any checkpoint, whole or not?"""
+    return (run / "checkpoints").is_dir() and bool(_steps(run / "checkpoints"))
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
@@ -121,8 +127,6 @@ def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".safetensors":
         save_file({name: tensor.detach().contiguous() for name, tensor in content.items()}, file)
-    elif isinstance(content, bytes):
-        file.write_bytes(content)
     else:
         file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
     with open(file, "rb+") as handle:
@@ -141,12 +145,13 @@ def _point_last(root: Path, name: str) -> None:
     os.replace(link, root / "last")
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name)  # as text 1000000 would be older than 999999
+def _steps(root: Path) -> list[Path]:
+    """Newest first; as text 1000000 would be older than 999999."""
+    found = (p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink())
+    return sorted(found, key=lambda folder: int(folder.name), reverse=True)
 
 
 def _forget_old(root: Path, keep: int, spare: int) -> None:
-    steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink()), key=_step)
-    for old in steps[:-keep]:
+    for old in _steps(root)[keep:]:
         if int(old.name) != spare:
             shutil.rmtree(old)

@@ -1,6 +1,6 @@
 """The one training loop: steps, average, curves, checkpoints, stop. What is learned is the stage's business.
 
-Every step seeds torch from (seed, stage, step), and the loader's batch is a function of the step, so a run that was
+Every step seeds torch from (seed, step, process), and the loader's batch is a function of the step, so a run that was
 killed and resumed computes what an uninterrupted run computes.
 """
 
@@ -75,11 +75,11 @@ def fit(
         schedule.last_epoch = progress.step
     device = parameters[0].device
     batches = learner.batches(progress.step)
-    bar = progress_bar(total=stage.steps, initial=progress.step, desc=learner.name, unit="step")
+    bar = progress_bar(total=stage.steps, initial=progress.step, desc=learner.name, unit="step", disable=team.rank > 0)
     with bar:
         while progress.step < stage.steps:
             batch = _next(batches, progress)
-            torch.manual_seed((seed * 1_000_003 + progress.step * 2 + len(learner.name) % 2) * team.size + team.rank)
+            torch.manual_seed((seed * 1_000_003 + progress.step * 2 + 1) * team.size + team.rank)
             with autocast(device, dtype):
                 loss, metrics = learner.losses(batch)
             loss.backward()

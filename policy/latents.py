@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,15 +31,16 @@ class Latents:
 
 
 @torch.no_grad()
-def encode_all(bundle: Bundle, cache: FrameCache, dtype: torch.dtype, team: Team = ALONE) -> Latents:
-    """Every process of the team encodes its share and has all in the end."""
+def encode_all(
+    bundle: Bundle, cache: FrameCache, dtype: torch.dtype, team: Team = ALONE, frames: np.ndarray | None = None
+) -> Latents:
+    """Every process of the team encodes its share and has all in the end. frames: the others stay zero."""
     model, count = bundle.model, len(cache)
     device = next(model.parameters()).device
     z = torch.zeros(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
     g = torch.zeros(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
-    starts = range(BATCH * team.rank, count, BATCH * team.size)
-    for start in progress_bar(iterable=starts, desc="encode", unit="batch"):
-        rows = torch.arange(start, min(start + BATCH, count))
+    parts = torch.as_tensor(np.arange(count) if frames is None else frames).split(BATCH)[team.rank :: team.size]
+    for rows in progress_bar(iterable=parts, desc="encode", unit="batch", disable=team.rank > 0):
         seen = look(cache, rows.numpy())
         images = {camera: frames.to(device) for camera, frames in seen["images"].items()}
         with autocast(device, dtype):

@@ -8,11 +8,10 @@ from policy.errors import PolicyError
 
 
 class ActionLimiter:
-    """Clamps to [-1, 1], replaces a non-finite action by the hold action, and counts both. Never silent."""
+    """Clamps to [-1, 1], replaces a non-finite action by the hold action, and counts both in `events`. Never silent."""
 
-    def __init__(self, action_dim: int, max_consecutive_holds: int = 20):
-        self.action_dim, self.max_consecutive_holds = action_dim, max_consecutive_holds
-        self.counts: Counter[str] = Counter()
+    def __init__(self, action_dim: int, events: Counter[str], max_consecutive_holds: int = 20):
+        self.action_dim, self.events, self.max_consecutive_holds = action_dim, events, max_consecutive_holds
         self._holds = 0
         self._gripper = -1.0
 
@@ -25,12 +24,12 @@ class ActionLimiter:
         self._holds = 0
         limited = np.clip(action, -1.0, 1.0).astype(np.float32)
         if (np.abs(action - limited) > 1e-3).any():
-            self.counts["clamped"] += 1
+            self.events["clamped"] += 1
         self._gripper = float(limited[-1])
         return limited
 
     def _hold(self) -> np.ndarray:
-        self.counts["held"] += 1
+        self.events["held"] += 1
         self._holds += 1
         if self._holds > self.max_consecutive_holds:
             raise PolicyError(f"the policy gave non-finite actions {self._holds} steps in a row; stopped the episode")

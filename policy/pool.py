@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Self
 
 RETRIES = 2  # fresh workers that a job may kill before it is given up
@@ -67,11 +68,14 @@ class Pool:
             self._stop(busy)
 
     def _round(self) -> Iterator[tuple[int, Any]]:
-        for worker in self._workers:
+        for worker in list(self._workers):
             if worker.job is None and self.waiting:
                 worker.job, worker.since = self.waiting.popleft(), time.monotonic()
                 self.tries[worker.job] += 1
-                worker.pipe.send(self.jobs[worker.job])
+                try:
+                    worker.pipe.send(self.jobs[worker.job])
+                except OSError:  # it died while it had nothing to do
+                    yield from self._replace(worker, f"died with exit code {_exit_code(worker)}")
         busy = {worker.pipe: worker for worker in self._workers if worker.job is not None}
         for pipe in wait(list(busy), timeout=1.0):
             worker = busy.pop(pipe)  # type: ignore[call-overload]
@@ -132,7 +136,15 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
         except (EOFError, OSError):
             return
         try:
-            result = work(job)
+            pipe.send(work(job))
         except Exception as error:  # carried to the parent, which raises it
-            result = error
-        pipe.send(result)
+            pipe.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or what it says, where it cannot travel."""
+    try:
+        ForkingPickler.dumps(error)
+    except Exception:  # whatever its parts raise when they are pickled
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

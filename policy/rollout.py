@@ -8,12 +8,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
 import envs
+from policy.agent import Mode
 from policy.agents import Agent, AgentSpec, load_agent
 
 Control = Literal["normal", "empty", "wrong"]
@@ -27,7 +28,7 @@ class Episode:
 
     task: str
     seed: int
-    mode: str = "hierarchical"  # of the agent, see Runtime.mode
+    mode: str = "hierarchical"  # of the agent, see policy.agent.Mode; of another program: its name
     control: str = "normal"
 
     @property
@@ -77,7 +78,7 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     spec, episode = job
     torch.set_num_threads(1)
     if spec.kind == "checkpoint":
-        spec = replace(spec, runtime=replace(spec.runtime, mode=episode.mode))
+        spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
     agent = _agent(spec)
     return run_episode(environment(episode.task, agent.image_size), agent, episode)
 

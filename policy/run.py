@@ -4,7 +4,6 @@ outputs/train/2026-11-24/10-12-33_demo/{train_config.json, log.jsonl, tensorboar
 """
 
 import json
-import os
 import signal
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from data.layout import Lock
 from policy.errors import PolicyError
 
 
@@ -47,7 +47,7 @@ class Run:
         if self.resume and not self.folder.exists():
             raise PolicyError(f"nothing to resume: {self.folder} does not exist")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self._lock = Lock(self.folder)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._handlers[number] = signal.signal(number, self._ask_to_stop)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
@@ -59,7 +59,7 @@ class Run:
         self._log.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        (self.folder / ".lock").unlink(missing_ok=True)
+        self._lock.release()
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -75,14 +75,3 @@ class Run:
         if self.stop_requested:
             raise KeyboardInterrupt  # asked twice: do not wait for the step to end
         self.stop_signal = number
-
-    def _lock(self) -> None:
-        lock = self.folder / ".lock"
-        try:
-            owner = int(lock.read_text())
-            os.kill(owner, 0)
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            lock.write_text(str(os.getpid()))
-        else:
-            if owner != os.getpid():
-                raise PolicyError(f"{self.folder} is in use by process {owner}; wait for it or choose another --output")

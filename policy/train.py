@@ -13,7 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from data.cache import FrameCache
-from policy import checkpoint
+from policy import checkpoint, optimizer_state
 from policy.bundle import PRETRAINED, Bundle, load_weights
 from policy.ema import averaged
 from policy.errors import PolicyError
@@ -59,12 +59,12 @@ def train(
     act_from: a run whose stage `act` is taken over, its time included, so that only `think` is trained (policy/fork.py)
     """
     torch.set_num_threads(recipe.threads)
-    dtype = resolve_dtype(recipe.precision)
-    fresh = None if resume else _start(recipe, cache, act_from)  # what does not fit must leave no output folder behind
+    dtype, stored = resolve_dtype(recipe.precision), resume and checkpoint.exists(output)  # it may have died before one
+    fresh = None if stored else _start(recipe, cache, act_from)  # what does not fit must leave no output folder behind
     with Run(output, resume) as run:
         training = fresh or _resume(recipe, cache, output)
         training.spent += prepared
-        with recruit(recipe.processes, _partner, (recipe, cache, output, resume, act_from, dtype)) as team:
+        with recruit(recipe.processes, _partner, (recipe, cache, output, stored, act_from, dtype)) as team:
             if not _run_stages(training, cache, run, team, dtype):
                 raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
     return checkpoint.resolve(output)
@@ -75,13 +75,13 @@ def _partner(
     recipe: Recipe,
     cache: FrameCache,
     output: Path,
-    resume: bool,
+    stored: bool,
     act_from: Path | None,
     dtype: torch.dtype,
 ) -> None:
     """The same training in another process, on its share of every batch; it saves nothing and says nothing."""
     torch.set_num_threads(recipe.threads)
-    training = _resume(recipe, cache, output) if resume else _start(recipe, cache, act_from)
+    training = _resume(recipe, cache, output) if stored else _start(recipe, cache, act_from)
     _run_stages(training, cache, Silent(), team, dtype)
 
 
@@ -148,15 +148,14 @@ def _run_stage(training: Training, cache: FrameCache, run: Run | Silent, team: T
 
 def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A checkpoint's content: the averaged policy, and what resuming needs beside it."""
-    state = optimizer.state_dict()
-    moments = {f"{i}.{name}": value for i, entry in state["state"].items() for name, value in entry.items()}
+    moments, groups = optimizer_state.split(optimizer.state_dict())
     about = {
         "stage": training.stage,
         "step": step,
         "averaged": int(training.average.n_averaged),
         "data_digest": training.data_digest,
         "seconds": round(training.spent + time.perf_counter() - training.since, 1),
-        "param_groups": state["param_groups"],
+        "param_groups": groups,
     }
     return training.bundle.files(dict(training.average.module.state_dict())) | {
         f"{PRETRAINED}/train_config.json": asdict(training.recipe),
@@ -179,20 +178,12 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
     average.n_averaged.fill_(about["averaged"])
     load_weights(bundle.model, checkpoint.read_tensors(folder, f"{STATE}/model.safetensors"), folder)
-    optimizer = _optimizer_state(
+    optimizer = optimizer_state.joined(
         checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"]
     )
     return Training(
         recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer), about["seconds"]
     )
-
-
-def _optimizer_state(moments: dict[str, torch.Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": groups}
 
 
 def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path, path: str = "") -> None:

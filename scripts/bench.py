@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from scripts.manifest import this_code, this_command
 from scripts.results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
@@ -29,15 +30,17 @@ Args = _args()
 
 def main(args: Any) -> int:
     module = sys.modules[type(args).__module__]
+    this_code()  # as it is now, not when the figures are written
     metrics = module.measure(args)
     show(metrics)
     if args.publish:
-        command, topic = "tandem " + " ".join(sys.argv[1:]), module.__name__.rpartition(".")[2]
+        topic, command = module.__name__.rpartition(".")[2], this_command()
+        shared = module.headline(metrics) if hasattr(module, "headline") else {}  # several topics share one table
         own = module.results(args, metrics) if hasattr(module, "results") else {f"bench_{topic}": metrics}
         for name, figures in own.items():
             write_result(name, command, figures)
-        if hasattr(module, "headline"):  # several topics share one table
-            add_to_result(module.RESULT, command, module.headline(metrics))
+        if shared:
+            add_to_result(module.RESULT, command, shared)
     return 0
 
 

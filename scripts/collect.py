@@ -24,6 +24,7 @@ from scripts.errors import UserError
 # Recorded beyond the first success [s]: without it the data never shows how a goal is held, and policies that arrive
 # slightly off have seen nothing like it: they stop a hair before the threshold at which every demonstration ends.
 SETTLE = 0.3
+PATIENCE = 10  # failed attempts per wanted episode after which an expert that never succeeded is given up
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _collect_task(task: str, args: Args, pool: Pool, recorder: Recorder, have: l
     done, failed = len(have), 0
     seed = max(have, default=args.first_seed - 1) + 1
     while done < args.episodes:
+        if failed >= PATIENCE * args.episodes and not done:
+            raise UserError(f"the expert of {task} failed in all of {failed} attempts; watch it: --agent expert")
         wanted = args.episodes - done
         jobs = [Job(task, seed + i, args.mode, args.image_size) for i in range(wanted)]
         seed += wanted

@@ -1,8 +1,6 @@
 """Say whether two evaluations differ: `tandem compare A B`, paired by task, seed, mode and control where possible."""
 
 import json
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +11,7 @@ from rich.table import Table
 
 from policy.statistics import Comparison, Proportion, paired, unpaired
 from scripts.errors import UserError
+from scripts.manifest import this_command
 from scripts.results import write_result
 
 
@@ -41,9 +40,12 @@ def main(args: Args) -> int:
         table.add_row(task, *row(mine, theirs))
     table.add_row("all", *row(a, b))
     Console().print(table)
+    common = len(a.keys() & b.keys())
+    if 0 < common < max(len(a), len(b)):
+        print(f"paired on the {common} episodes of both; A alone has {len(a) - common}, B alone {len(b) - common}")
     if args.result:
         about: dict[str, Any] = {name: _made_with(path) for name, path in (("before", args.a), ("after", args.b))}
-        write_result(args.result, "tandem " + shlex.join(sys.argv[1:]), published(args, a, b), **about)
+        write_result(args.result, this_command(), published(args, a, b), **about)
     return 0
 
 
@@ -89,9 +91,8 @@ def load(path: Path, mode: str, control: str) -> Outcomes:
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
-    if a.keys() == b.keys():
-        keys = sorted(a)
-        return paired([a[k] for k in keys], [b[k] for k in keys])
+    if both := sorted(a.keys() & b.keys()):
+        return paired([a[k] for k in both], [b[k] for k in both])
     return unpaired(_proportion(a), _proportion(b))
 
 

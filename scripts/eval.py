@@ -5,8 +5,6 @@ episodes again and compares them one by one.
 """
 
 import json
-import shlex
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +21,10 @@ from policy.rollout import CONTROLS, Outcome
 from policy.run import default_output
 from policy.statistics import Proportion
 from scripts.errors import UserError
-from scripts.manifest import manifest
+from scripts.manifest import manifest, this_code, this_command
 from scripts.published import published, train_minutes, variant
 from scripts.results import add_to_result, write_result
+from scripts.settings import same_settings
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,12 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
         )
     if args.agent == "checkpoint":
         _preflight(spec, tasks)
+    this_code()
+    made = checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent
+    same_settings(folder, {"checkpoint": made, "runtime": asdict(args.runtime)})
     outcomes = _evaluate(args, spec, tasks, modes, folder)
     results: dict[str, Any] = {
-        "manifest": manifest(
-            checkpoint=checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent, command=_command()
-        ),
+        "manifest": manifest(checkpoint=made, command=this_command()),
         "options": asdict(replace(args, tasks=tasks, modes=modes)) | {"output": str(folder), "reproduce": None},
         "summary": summary(outcomes),
         "train_minutes": train_minutes(spec.checkpoint),
@@ -89,10 +89,10 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
 def _publish(args: Args, results: dict[str, Any], folder: str) -> None:
     assert args.result is not None
     if args.row:
-        add_to_result(args.result, _command(), {args.row: variant(results, folder)})
+        add_to_result(args.result, this_command(), {args.row: variant(results, folder)})
         return
     about = {"checkpoint": results["manifest"]["checkpoint"], "first_seed": args.first_seed}
-    write_result(args.result, _command(), published(results, folder), **about)
+    write_result(args.result, this_command(), published(results, folder), **about)
 
 
 def _evaluate(
@@ -129,10 +129,6 @@ def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
     from policy.agents import load_agent
 
     load_agent(spec, tasks)
-
-
-def _command() -> str:
-    return "tandem " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tandem") else shlex.join(sys.argv)
 
 
 def show(results: dict[str, Any]) -> None:

@@ -1,8 +1,12 @@
 """What a figure was measured with: enough to say why a re-run differs."""
 
+import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ def manifest(**more: Any) -> dict[str, Any]:
     import torch
 
     return {
-        "code": code_version(),
+        "code": this_code(),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -26,6 +30,24 @@ def manifest(**more: Any) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "gl": os.environ.get("MUJOCO_GL", "default"),
     } | more
+
+
+def this_command() -> str:
+    """As a user would type it."""
+    return "tandem " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tandem") else shlex.join(sys.argv)
+
+
+def say_how(output: Path) -> None:
+    """Keeps the command and the code of a run's first leg in its folder, for the card of what it made."""
+    file = output / "made_with.json"
+    if output.is_dir() and not file.exists():
+        file.write_text(json.dumps(manifest(command=this_command()), indent=1))
+
+
+@cache
+def this_code() -> str:
+    """The code that this process began with, if it is asked for at the beginning: checkouts change under long runs."""
+    return code_version()
 
 
 def code_version(root: Path = ROOT) -> str:

@@ -5,6 +5,7 @@ dsrl steers the frozen policy's noise; recap learns from all data, told how good
 gradients through the flow; scratch is SAC on the simulator's state, without a checkpoint, for reference.
 """
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import envs
 from policy.run import Run, default_output
 from scripts.errors import UserError
+from scripts.manifest import say_how
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def main(args: Args) -> int:
         limits = Limits(args.steps, args.minutes)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
+        say_how(output)
         learn(args, spec, tasks, learning)
         if run.stop_requested:
             raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
@@ -74,12 +77,17 @@ def _stackable(method: str, bundle: Any) -> None:
 
 def _scratch(args: Args) -> int:
     from policy.rl.progress import Limits, Practice
-    from policy.rl.scratch import scratch
 
-    (task, *more) = envs.resolve(args.tasks)
-    if more:
-        raise UserError(f"--method scratch learns one task; it got {1 + len(more)}")
-    with Run(args.output or default_output("rl", "scratch"), args.resume) as run:
+    scratch = _needs_sb3("policy.rl.scratch").scratch
+    tasks = envs.resolve(args.tasks)
+    if len(tasks) != 1 or tasks[0] not in envs.suite("tabletop"):
+        raise UserError(
+            f"--method scratch learns one task of tabletop; it got {', '.join(tasks) or 'none'}; use --tasks"
+        )
+    if args.resume:
+        raise UserError("--method scratch, which is for reference, does not resume; choose another --output")
+    (task,) = tasks
+    with Run(args.output or default_output("rl", "scratch"), resume=False) as run:
         practice = Practice(run=run, limits=Limits(args.steps, args.minutes))
         scratch(task, practice, args.workers, args.seed)
         lately = sum(practice.recent) / max(1, len(practice.recent))
@@ -88,11 +96,15 @@ def _scratch(args: Args) -> int:
 
 
 def _dsrl(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    module = _needs_sb3("policy.rl.dsrl")
+    module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
+
+
+def _needs_sb3(module: str) -> Any:
     try:
-        from policy.rl.dsrl import DSRL, dsrl
+        return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"--method dsrl needs stable-baselines3 ({error}); install 'tandem-vla[rl]'") from None
-    dsrl(spec, tasks, learning, DSRL(), args.workers, args.seed)
+        raise UserError(f"this method needs stable-baselines3 ({error}); install 'tandem-vla[rl]'") from None
 
 
 def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:

@@ -3,9 +3,6 @@
 Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
 """
 
-import json
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +12,8 @@ import envs
 from policy.recipe import Recipe, preset
 from policy.run import default_output
 from scripts import collect
-from scripts.manifest import manifest
+from scripts.errors import UserError
+from scripts.manifest import say_how, this_code
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,11 @@ def recipe_of(args: Args) -> Recipe:
     recipe = replace(recipe, processes=args.processes or recipe.processes, threads=args.threads)
     act = recipe.act if args.act_steps is None else replace(recipe.act, steps=args.act_steps)
     think = recipe.think if args.think_steps is None else replace(recipe.think, steps=args.think_steps)
+    for name, stage in (("act", act), ("think", think)):
+        if stage.batch % recipe.processes:
+            raise UserError(
+                f"--processes {recipe.processes} cannot share {name}'s batch of {stage.batch}; use a divisor"
+            )
     return replace(recipe, act=act, think=think)
 
 
@@ -58,17 +61,15 @@ def main(args: Args) -> int:
     cache = FrameCache.build(list(data), args.cache)
     output = args.output or default_output("train", recipe.name)
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
-    checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin, args.act_from)
-    _say_how(output)
+    this_code()
+    fresh = not output.exists()
+    try:
+        checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin, args.act_from)
+    finally:
+        if fresh:
+            say_how(output)
     print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
     return 0
-
-
-def _say_how(output: Path) -> None:
-    """Keeps the command and the code of the run's first leg, for the card of what it made."""
-    if not (output / "made_with.json").exists():
-        about = manifest(command="tandem " + shlex.join(sys.argv[1:]))
-        (output / "made_with.json").write_text(json.dumps(about, indent=1))
 
 
 def ensure_data(recipe: Recipe) -> Path:

@@ -88,10 +88,11 @@ def _trained_on(args: Args) -> tuple[str, ...]:
 def _watch(env: Any, agent: Any, episode: Episode, args: Args) -> Clip:
     film = Film()
     outcome = run_episode(env, agent, episode, film)
+    video = encode(film.frames, env.metadata["render_fps"])
+    film.frames.clear()  # a megabyte each
     who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
     command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    rate = env.metadata["render_fps"]
-    return Clip(outcome, film, rate, encode(film.frames, rate), command + _changed(args.runtime))
+    return Clip(outcome, film, env.metadata["render_fps"], video, command + _changed(args.runtime))
 
 
 def _changed(runtime: Runtime) -> str:
@@ -137,7 +138,7 @@ def _percent(entry: dict[str, float] | None) -> str:
 
 
 def card(clip: Clip) -> str:
-    o, steps = clip.outcome, len(clip.film.frames)
+    o, steps = clip.outcome, len(clip.film.entries)
     video = base64.b64encode(clip.video).decode()
     badge = '<span class="badge yes">success</span>' if o.success else '<span class="badge no">no success</span>'
     return f"""<article data-steps="{steps}" data-fps="{clip.fps}">

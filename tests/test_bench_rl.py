@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from scripts.benches.rl import Args, gain, measure, results
+from scripts.errors import UserError
 
 
 def evaluated(folder, **successes):
@@ -13,12 +14,20 @@ def evaluated(folder, **successes):
     folder.mkdir(parents=True)
     steps = 100 if folder.name == "before" else 50
     episodes = [
-        {"task": task, "seed": seed, "success": success, "steps": steps if success else 200}
+        {"task": task, "seed": seed, "success": success, "steps": steps if success else 200, "status": "done"}
         for task, outcomes in successes.items()
         for seed, success in enumerate(outcomes)
     ]
     (folder / "results.json").write_text(json.dumps({"episodes": episodes}))
     return folder
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """A checkpoint that has a digest, and nothing that could run."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "manifest.json").write_text("{}")
+    return tmp_path / "policy"
 
 
 def learned(root, name, **successes):
@@ -42,22 +51,24 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
     assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
 
 
-def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_path):
+def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_path, policy):
     evaluated(tmp_path / "before", push=[True] * 30, stack=[False] * 30)
     learned(tmp_path, "together_recap_0", push=[False] * 30, stack=[True] * 30)
-    args = Args(tasks=("push", "stack"), methods=("recap",), together=("recap",), seeds=1, output=tmp_path)
+    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, output=tmp_path)
     metrics = measure(args)
     assert (metrics["push"]["recap"]["after"], metrics["stack"]["recap"]["after"]) == (0, 1)
     row = results(replace(args, result="rl_suite"), metrics)["rl_suite"]
     assert row["before"] == row["after"] == 0.5 and row["tasks_lower"] == 1
 
 
-def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path):
+def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):
     evaluated(tmp_path / "before", push=[True, False])
     learned(tmp_path, "push_recap_0", push=[True, True])
     learned(tmp_path, "push_dsrl_0", push=[True, False])
-    args = Args(tasks=("push",), methods=("dsrl", "recap"), seeds=1, output=tmp_path)  # its checkpoint does not exist
+    args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, output=tmp_path)
     metrics = measure(args)
+    with pytest.raises(UserError, match="another --minutes"):
+        measure(replace(args, minutes=1.0))
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
     published = results(args, metrics)
     assert published["rl"] == metrics

@@ -16,6 +16,14 @@ def evaluation(folder, outcomes, minutes):
     return folder
 
 
+def test_what_only_one_of_them_ran_is_left_out_of_the_pairs(tmp_path, capsys):
+    a, b = {("reach", i): i < 20 for i in range(40)}, {("reach", i): i < 21 for i in range(39)}
+    assert compare.compare(a, b).test == compare.compare({k: a[k] for k in b}, b).test != compare.unpaired.__name__
+    folders = [evaluation(tmp_path / "a", a.values(), None), evaluation(tmp_path / "b", b.values(), None)]
+    compare.main(compare.Args(*folders))
+    assert "paired on the 39 episodes of both; A alone has 1, B alone 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("minutes, ratio", [((10.0, 12.5), 1.25), ((None, 12.5), None)])
 def test_before_and_after_are_published_with_interval_and_times(tmp_path, monkeypatch, minutes, ratio):
     monkeypatch.setattr("scripts.results._folder", lambda: tmp_path)

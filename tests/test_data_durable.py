@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,6 +227,17 @@ def test_meta_must_be_alike_and_plain(tmp_path: Path) -> None:
             recorder.save_encoded(encode_episode(CONTRACT, toy_frames(CONTRACT, 2, 1), "x", meta))
     with pytest.raises(DataError, match="no frames"):
         recorder.save_episode("x", {"sim/seed": 1})
+
+
+def test_resuming_a_complete_data_set_writes_nothing(tmp_path: Path) -> None:
+    """Caches know a data set by the times of its files."""
+    from scripts import collect
+
+    args = collect.Args(("reach",), episodes=2, output=tmp_path / "data", workers=1)
+    collect.main(args)
+    before = {path: path.stat().st_mtime_ns for path in args.output.rglob("*") if path.is_file()}
+    collect.main(replace(args, resume=True))
+    assert {path: path.stat().st_mtime_ns for path in args.output.rglob("*") if path.is_file()} == before
 
 
 def test_repair_of_a_sound_dataset_changes_nothing(tmp_path: Path) -> None:

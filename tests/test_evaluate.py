@@ -82,6 +82,14 @@ def square_or_die(job):
     return number**2
 
 
+def test_a_worker_that_died_while_idle_is_replaced():
+    with Pool(square_or_die, workers=1) as pool:
+        assert list(pool.run([(2, "")])) == [(0, 4)]
+        pool._workers[0].process.kill()
+        pool._workers[0].process.join()
+        assert list(pool.run([(3, "")])) == [(0, 9)]
+
+
 def always_die(job):
     os._exit(7)
 

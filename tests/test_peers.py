@@ -15,7 +15,7 @@ from data.reader import Dataset
 from data.toy import toy_dataset
 from policy.recipe import preset
 from scripts.errors import UserError
-from scripts.peers.__main__ import Args, same_settings
+from scripts.peers.__main__ import Args, lasting
 from scripts.peers.agent import LeRobotAgent
 from scripts.peers.dataset import CODE, kept, peers_copy, task_code, task_words
 from scripts.peers.launch import Ran, environment, run
@@ -25,6 +25,7 @@ from scripts.peers.systems import PEERS, train_command
 from scripts.peers.table import metrics
 from scripts.peers.tandem import scaled
 from scripts.peers.train import Budget, affordable, step_seconds
+from scripts.settings import same_settings
 
 HIDDEN = ("environment_state", "keypoints", "subtask", "referents", "perturbed", "next.")
 LOG = """INFO 2026-11-25 08:39:47 ot_train.py:435 step:1 smpl:2 epch:0.02 loss:75.1 lr:1.0e-04 updt_s:5.000 data_s:1.000
@@ -177,10 +178,10 @@ def test_other_first_states_are_not_compared(tmp_path):
 
 
 def test_other_settings_do_not_come_into_the_same_table(tmp_path):
-    same_settings(Args(output=tmp_path))
-    same_settings(Args(output=tmp_path, systems=("act",), publish=True))
+    same_settings(tmp_path, lasting(Args()))
+    same_settings(tmp_path, lasting(Args(systems=("act",), publish=True, episodes=3)))
     with pytest.raises(UserError, match="another --first-seed"):
-        same_settings(Args(output=tmp_path, first_seed=5))
+        same_settings(tmp_path, lasting(Args(first_seed=5)))
 
 
 def test_more_episodes_can_be_asked_for_later(tmp_path):
@@ -199,6 +200,7 @@ from pathlib import Path
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.utils import dataset_to_policy_features
 from scripts.peers.smolvlm import build
+from scripts.settings import same_settings
 data = LeRobotDataset("tandem/peers", root=sys.argv[1])
 features = {key: value.type.value for key, value in dataset_to_policy_features(data.meta.features).items()}
 build(list(data.meta.tasks.index), Path(sys.argv[2]))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -159,10 +160,11 @@ def test_average_is_not_an_average_with_its_random_start():
 
 
 def test_limiter_clamps_holds_and_counts():
-    limiter = ActionLimiter(3, max_consecutive_holds=2)
+    events = Counter()
+    limiter = ActionLimiter(3, events, max_consecutive_holds=2)
     assert limiter(np.array([2.0, -3.0, 0.5])).tolist() == [1.0, -1.0, 0.5]
     assert limiter(np.array([np.nan, 0, 0])).tolist() == [0.0, 0.0, 0.5]
-    assert limiter.counts == {"clamped": 1, "held": 1}
+    assert events == {"clamped": 1, "held": 1}
     limiter(np.full(3, np.inf))
     with pytest.raises(PolicyError, match="non-finite"):
         limiter(np.full(3, np.nan))

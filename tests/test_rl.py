@@ -1,5 +1,6 @@
 """Reinforcement learning: experience survives a kill, what is exported is what was learned, bad numbers stop it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -96,20 +97,67 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
     )
 
 
-def test_what_is_exported_is_what_sac_learned(trained, tmp_path):
-    import io
+def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path, monkeypatch):
+    import tyro
 
-    from stable_baselines3 import SAC
+    import policy.rl.dsrl as module
+    from scripts import rl
 
+    kept, build = [], module._model
+    monkeypatch.setattr(module, "_model", lambda *given: kept.append(build(*given)) or kept[-1])
+    original = module.DSRL
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,)))
     output = tmp_path / "run"
-    subprocess.run(command(trained, output, "--steps", "300"), check=True, capture_output=True)
-    folder = checkpoint.resolve(output)
-    model = SAC.load(io.BytesIO((folder / "training_state" / "sac.zip").read_bytes()), device="cpu")
-    seen = np.random.default_rng(0).normal(size=(4, model.observation_space.shape[0])).astype(np.float32)
+    rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "200", "--workers", "1"]))
+    (model,) = kept
+    bundle = Bundle.load(output)
+    sizes = bundle.feature_sizes
+    assert model.observation_space.shape == (sizes.features,)
+    seen = np.random.default_rng(0).normal(size=(4, sizes.features)).astype(np.float32)
     chosen, _ = model.predict(seen, deterministic=True)
-    bundle = Bundle.load(folder)
     noise = bundle.steering(torch.from_numpy(seen))
     torch.testing.assert_close(noise, spread(torch.from_numpy(chosen), bundle.sizes.chunk))
+    learned, moments = model.policy.state_dict(), model.critic.optimizer.state_dict()["state"]
+    kept.clear()
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,), gradient_steps=0))
+    rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "1", "--workers", "1", "--resume"]))
+    again = kept[0].policy.state_dict()
+    assert all(torch.equal(learned[name], again[name]) for name in learned)
+    same = kept[0].critic.optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[i][name], same[i][name]) for i in moments for name in moments[i])
+    assert not [path for path in output.rglob("*") if path.suffix in (".zip", ".pt", ".pkl")]
+    with pytest.raises(PolicyError, match="seed was 0, is 1"):
+        rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--seed", "1", "--resume"]))
+
+
+def test_asked_to_stop_a_run_saves_what_it_learned(trained, tmp_path):
+    output = tmp_path / "run"
+    running = subprocess.Popen(command(trained, output), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list((output / "experience").glob("[0-9]*.npz"))) < 60 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to all processes
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and "continue with --resume" in said and "Traceback" not in said
+    assert Bundle.load(output).steering is not None
+
+
+def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_path):
+    import tyro
+
+    from scripts import rl
+    from scripts.errors import UserError
+
+    def ask(*flags):
+        rl.main(tyro.cli(rl.Args, args=["--output", str(tmp_path / "run"), "--checkpoint", str(trained), *flags]))
+
+    with pytest.raises(UserError, match="learns one task"):
+        ask("--method", "scratch")
+    with pytest.raises(UserError, match="does not resume"):
+        ask("--method", "scratch", "--tasks", "reach", "--resume")
+    with pytest.raises(PolicyError, match="no demonstrations of stack"):
+        data = ["--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
+        ask("--method", "recap", "--tasks", "stack", *data)
 
 
 def test_steered_noise_is_as_likely_as_the_noise_of_training():

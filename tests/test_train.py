@@ -1,11 +1,14 @@
 """Training: resuming is exact, nothing is overwritten, gradients stay where they belong, bad numbers stop it."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.errors import DataError
 from policy import checkpoint, fit
 from policy import train as training
 from policy.bundle import Bundle
@@ -46,20 +49,20 @@ def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    import os
-    import subprocess
-    import sys
-
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    holding = "import sys, time; from pathlib import Path; from data.layout import Lock; lock = Lock(Path(sys.argv[1]))"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{holding}; print('held', flush=True); time.sleep(60)", str(tmp_path)],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None and holder.stdout.readline()
     try:
-        (tmp_path / ".lock").write_text(str(sleeper.pid))
-        with pytest.raises(PolicyError, match="in use"), Run(tmp_path, resume=True):
+        with pytest.raises(DataError, match=f"in use by process {holder.pid}"), Run(tmp_path, resume=True):
             pass
     finally:
-        sleeper.kill()
-        sleeper.wait()
-    with Run(tmp_path, resume=True):  # a dead owner's lock is taken over
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        holder.kill()
+        holder.wait()
+    with Run(tmp_path, resume=True):  # whoever was killed holds nothing
+        pass
 
 
 def test_numbers_that_are_not_finite_stop_training_with_the_frames_named(frames, recipe, tmp_path, monkeypatch):

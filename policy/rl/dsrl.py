@@ -16,10 +16,10 @@ Notable choices
 - Updates per look are few (DSRL's code: 20): on two cores simulation and updates share them, and looks are cheaper.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
@@ -35,12 +35,15 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
+from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import NoiseEnv
-from policy.rl.progress import Learning, training_seed, undisturbed
+from policy.rl.progress import STATE, Learning, training_seed, undisturbed
 from policy.standardise import Standardise
 from policy.steering import Steering, SteeringConfig
+
+NETWORKS = "sac"  # in a checkpoint's training state
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,6 @@ def _looks(experience: Experience) -> int:
 
 
 def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
-    if (stored := learning.state("sac.zip")) is not None:
-        return SAC.load(io.BytesIO(stored), env=envs, device="cpu")
     model = SAC(
         NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
         batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes,
@@ -187,6 +188,9 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
             "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
         },
     )  # fmt: skip
+    if (newest := learning.newest()) is not None:
+        _restore(model, newest)
+        return model
     seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
     for part in model.policy.modules():  # of the actor, the critics and their targets
         if isinstance(part, Standardise):
@@ -195,13 +199,25 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
 
 
 def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
-    stored = io.BytesIO()
-    model.save(stored)
+    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict())}
+    for name, optimizer in _optimizers(model).items():
+        state[f"{name}.safetensors"], state[f"{name}.json"] = optimizer_state.split(optimizer.state_dict())
     learning.save(
         steering=_steering(model, learning, settings),
         judgement=learning.bundle.judgement,  # the flow was told, where its policy is
-        state={"sac.zip": stored.getvalue()},
+        state=state,
     )
+
+
+def _restore(model: SAC, folder: Path) -> None:
+    model.policy.load_state_dict(checkpoint.read_tensors(folder, f"{STATE}/{NETWORKS}.safetensors"))
+    for name, optimizer in _optimizers(model).items():
+        moments = checkpoint.read_tensors(folder, f"{STATE}/{name}.safetensors")
+        optimizer.load_state_dict(optimizer_state.joined(moments, checkpoint.read_json(folder, f"{STATE}/{name}.json")))
+
+
+def _optimizers(model: SAC) -> dict[str, torch.optim.Optimizer]:
+    return {"actor_optimizer": model.actor.optimizer, "critic_optimizer": model.critic.optimizer}
 
 
 def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:

@@ -15,7 +15,6 @@ Notable choices
 - The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
 """
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policy import checkpoint
+from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
@@ -57,7 +56,7 @@ class FlowPolicyGradient:
     workers: int = 2
 
 
-CRITIC = "critic.safetensors"  # in a checkpoint's training state
+CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
 
 
 class Critic(nn.Module):
@@ -87,12 +86,12 @@ class Learner:
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs beside the policy."""
-        optimizer = io.BytesIO()
-        torch.save(self.optimizer.state_dict(), optimizer)
+        moments, groups = optimizer_state.split(self.optimizer.state_dict())
         return {
             EXPLORER: dict(self.explorer.state_dict()),
             CRITIC: dict(self.critic.state_dict()),
-            "optimizer.pt": optimizer.getvalue(),
+            MOMENTS: moments,
+            GROUPS: groups,
         }
 
 
@@ -147,7 +146,8 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     if newest is not None:
         explorer.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{EXPLORER}"))
         critic.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{CRITIC}"))
-        optimizer.load_state_dict(torch.load(newest / STATE / "optimizer.pt", weights_only=True))
+        moments = checkpoint.read_tensors(newest, f"{STATE}/{MOMENTS}")
+        optimizer.load_state_dict(optimizer_state.joined(moments, checkpoint.read_json(newest, f"{STATE}/{GROUPS}")))
     return Learner(bundle, explorer, critic.eval(), optimizer)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from policy import checkpoint
 from policy.bundle import PRETRAINED, Bundle
+from policy.errors import PolicyError
 from policy.judgement import Judgement
 from policy.run import Run
 from policy.statistics import Proportion
@@ -98,17 +99,19 @@ class Learning(Practice):
     def resume(self, steps: int, episodes: int) -> None:
         """steps, episodes: that the experience on disk has had. Seconds are those of the last checkpoint."""
         self.steps, self.episodes = steps, episodes
-        if (folder := self.newest()) is not None:
-            self.spent = float(checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]["seconds"])
+        if (folder := self.newest()) is None:
+            return
+        before = checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]
+        for name, value in (self.about | {"tasks": list(self.tasks)}).items():
+            if before[name] != value:
+                raise PolicyError(
+                    f"cannot resume {self.folder}: {name} was {before[name]!r}, is {value!r}; choose another --output"
+                )
+        self.spent = float(before["seconds"])
 
     def newest(self) -> Path | None:
         """The last checkpoint of this run; None where there is none yet."""
-        return checkpoint.resolve(self.folder) if (self.folder / "checkpoints").is_dir() else None
-
-    def state(self, name: str) -> bytes | None:
-        """A file that `save` stored; None where this run has no checkpoint yet."""
-        folder = self.newest()
-        return None if folder is None else (folder / STATE / name).read_bytes()
+        return checkpoint.resolve(self.folder) if checkpoint.exists(self.folder) else None
 
     def due(self) -> bool:
         """Is it time to save?"""
@@ -126,7 +129,12 @@ class Learning(Practice):
         bundle = replace(self.bundle, steering=steering, judgement=judgement)
         stored = checkpoint.read_json(self.base, f"{PRETRAINED}/train_config.json")
         about = checkpoint.read_json(self.base, f"{STATE}/training_step.json")
-        mine = self.about | {"env_steps": self.steps, "episodes": self.episodes, "seconds": round(self.seconds, 1)}
+        mine = self.about | {
+            "tasks": list(self.tasks),
+            "env_steps": self.steps,
+            "episodes": self.episodes,
+            "seconds": round(self.seconds, 1),
+        }
         files = bundle.files(dict(bundle.model.state_dict()) if weights is None else weights)
         files |= {
             f"{PRETRAINED}/train_config.json": stored | {"tasks": list(self.tasks)},

@@ -16,7 +16,6 @@ Notable choices
   nothing, for guidance. A round begins where the last one ended.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from data.cache import FrameCache
+from policy import checkpoint
 from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.controller import Controller
@@ -36,7 +36,7 @@ from policy.pool import Crash, Pool
 from policy.precision import fastest_dtype
 from policy.recipe import Stage
 from policy.rl.experience import Episode, Experience
-from policy.rl.progress import Learning, training_seed
+from policy.rl.progress import STATE, Learning, training_seed
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory
 from policy.rl.value import LOW, held_out_values, returns_of
@@ -82,7 +82,8 @@ def recap(
     learning.resume(experience.steps, len(experience))
     demonstrations, took = of_demonstrations(bundle, cache, tasks, fastest_dtype()), 0.0
     while not learning.ended() and learning.left > took:
-        begin, newest, known = learning.seconds, learning.newest(), json.loads(learning.state(KNOWN) or b"0")
+        begin, newest = learning.seconds, learning.newest()
+        known = 0 if newest is None else int(checkpoint.read_json(newest, f"{STATE}/{KNOWN}"))
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = known + max(settings.episodes, settings.each * len(tasks))
         _practise(actor, tasks, goal, learning, experience, settings, seed)

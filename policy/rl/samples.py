@@ -13,6 +13,7 @@ from torch import Tensor
 from data.cache import FrameCache
 from data.windows import window
 from policy.bundle import Bundle
+from policy.errors import PolicyError
 from policy.latents import encode_all
 from policy.rl.rollouts import Trajectory, horizon
 
@@ -57,7 +58,11 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
     wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
     pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
     index = np.flatnonzero(wanted & ~pushed)
-    latents = encode_all(bundle, cache, dtype)
+    if missing := sorted(set(tasks) - set(names)):
+        raise PolicyError(
+            f"the data has no demonstrations of {', '.join(missing)}; pass --data with some, or other --tasks"
+        )
+    latents = encode_all(bundle, cache, dtype, frames=np.flatnonzero(wanted))
     batch = window(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
     episode = cache.episode_of[index]
     length = (cache.episode_end - cache.episode_start)[episode]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import envs
 from scripts.errors import UserError
+from scripts.settings import same_settings
 
 Method = Literal["dsrl", "recap", "ppo", "grpo"]
 Key = tuple[str, int]  # task and seed of an episode
@@ -36,7 +37,10 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
-    tasks = envs.resolve(args.tasks)
+    from policy import checkpoint
+
+    tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
+    same_settings(args.output, {"checkpoint": digest, "minutes": args.minutes, "episodes": args.episodes})
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found: dict[str, dict[str, list[Path]]] = {task: {} for task in tasks}  # task -> method -> a run per seed
     for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
@@ -74,9 +78,10 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
     from policy.statistics import Proportion, paired
 
     old, found = outcomes(before, task), [outcomes(run / "eval", task) for run in runs]
-    changes = [paired([e["success"] for e in old.values()], [mine[key]["success"] for key in old]) for mine in found]
+    both_ran = [[(e, mine[key]) for key, e in old.items() if key in mine] for mine in found]
+    changes = [paired([a["success"] for a, _ in pairs], [b["success"] for _, b in pairs]) for pairs in both_ran]
     clear = [change.difference for change in changes if change.significant]
-    pairs = [(old[key], mine[key]) for mine in found for key in old]
+    pairs = [pair for run in both_ran for pair in run]
     both = [(a["steps"], b["steps"]) for a, b in pairs if a["success"] and b["success"]]
     after = Proportion(sum(b["success"] for _, b in pairs), len(pairs)).as_dict()
     made = [json.loads((run / "learned.json").read_text()) for run in runs]
@@ -108,7 +113,7 @@ def outcomes(folder: Path, task: str) -> dict[Key, dict[str, Any]]:
 
 def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
     episodes = json.loads((folder / "results.json").read_text())["episodes"]
-    return {(e["task"], e["seed"]): e for e in episodes}
+    return {(e["task"], e["seed"]): e for e in episodes if e["status"] in ("done", "sim_error")}
 
 
 def _learned(args: Args, tasks: tuple[str, ...], method: str, seed: int) -> Path:

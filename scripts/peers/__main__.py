@@ -16,10 +16,8 @@ from typing import Any, Literal
 import tyro
 
 import envs
-from data.layout import json_bytes, write_atomic
 from policy.recipe import preset
 from scripts.__main__ import known_errors
-from scripts.errors import UserError
 from scripts.manifest import ROOT
 from scripts.peers.dataset import peers_copy
 from scripts.peers.launch import module, run
@@ -28,6 +26,7 @@ from scripts.peers.systems import LANGUAGE_MODEL
 from scripts.peers.table import OURS, metrics
 from scripts.peers.train import Budget
 from scripts.results import write_result
+from scripts.settings import same_settings
 from scripts.train import ensure_data
 
 PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "mujoco")  # of the peers, in the manifest
@@ -58,7 +57,7 @@ def main(args: Args) -> int:
         print(json.dumps(asdict(args), indent=1, default=str))
         return 0
     plan = _plan(args)
-    same_settings(args)
+    same_settings(args.output, lasting(args))
     source = args.data or ensure_data(preset(args.preset))
     copy = _prepare_peers(args, source)
     for system in args.systems:
@@ -76,18 +75,10 @@ def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
     write_result("peers", "python -m scripts.peers " + shlex.join(sys.argv[1:]), table, tasks=plan.tasks, **about)
 
 
-def same_settings(args: Args) -> None:
-    """What was measured under other settings must not come into the same table."""
-    free = ("systems", "episodes", "output", "publish", "dry_run")  # more episodes are added to those that are there
-    settings = {key: value for key, value in asdict(args).items() if key not in free}
-    settings = json.loads(json.dumps(settings, default=str))
-    file = args.output / "settings.json"
-    if not file.exists():
-        write_atomic(file, json_bytes(settings))
-    stored = json.loads(file.read_text())
-    differ = [key for key in settings if stored.get(key) != settings[key]]
-    if differ:
-        raise UserError(f"{args.output} was made with another --{differ[0].replace('_', '-')}; choose another --output")
+def lasting(args: Args) -> dict[str, Any]:
+    """The settings that all that comes into one table shares; more episodes are added to those that are there."""
+    free = ("systems", "episodes", "output", "publish", "dry_run")
+    return {key: value for key, value in asdict(args).items() if key not in free}
 
 
 def _plan(args: Args) -> Plan:

@@ -24,8 +24,9 @@ def train_tandem(name: str, data: Path, folder: Path, budget: Budget) -> Trained
     command, limit = _command(name, data, folder / "train", steps, budget), 60 * OVERTIME * budget.minutes
     ran = run(command, folder / "train.log", home, limit)
     made = step_seconds(folder / "train", recipe)
+    trained = checkpoint.resolve(folder / "train")
     return Trained(
-        str(checkpoint.resolve(folder / "train")), round(ran.seconds / 60, 2), sum(steps.values()), recipe.act.batch,
+        str(trained), round(ran.seconds / 60, 2), int(trained.name), recipe.act.batch,
         round(recipe.act.batch / made["act"], 2), ran.peak_gb, ran.finished,
     )  # fmt: skip
 
