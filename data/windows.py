@@ -83,10 +83,10 @@ class Sampler:
         ticks: int = 4,
         tick: int = 20,
         episodes: np.ndarray | None = None,
-        keep: np.ndarray | None = None,
+        frames: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`episodes`: sample from these only (see `split_by_seed`); `keep` bool (F,): these frames only; `ticks`
+        """`episodes`: sample from these only (see `split_by_seed`); `frames`: these only, which may repeat; `ticks`
         planner ticks, `tick` frames apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes
         have a batch between them."""
         self.batch_size, self.seed = batch_size, seed
@@ -97,7 +97,7 @@ class Sampler:
         if episodes is not None:
             chosen[episodes] = True
         here = chosen[cache.episode_of]
-        self.frames = np.flatnonzero(here if keep is None else here & keep)
+        self.frames = np.flatnonzero(here) if frames is None else frames[here[frames]]
         self.share = share
         if batch_size % share[1]:
             raise DataError(f"sampler: {share[1]} processes cannot share a batch of {batch_size} evenly")

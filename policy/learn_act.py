@@ -55,7 +55,7 @@ class ActLearner:
         self.average = cast(Tandem, average.module)
         sizes = bundle.config.sizes
         self.sampler = Sampler(
-            cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, keep=_imitated(cache),
+            cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, frames=frames_to_learn(cache),
             share=(team.rank, team.size),
         )  # fmt: skip
         self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
@@ -103,7 +103,18 @@ class ActLearner:
         """Nothing to do between steps."""
 
 
-def _imitated(cache: FrameCache) -> np.ndarray | None:
-    """bool (F,): frames whose own action is worth imitating; None where the data marks no perturbations."""
-    pushed = cache.columns.get("perturbed")
-    return None if pushed is None else ~pushed.reshape(-1)
+def frames_to_learn(cache: FrameCache) -> np.ndarray:
+    """Frames whose own action is worth imitating. Where there are episodes that are only watched, of which the encoder
+    alone learns, they are half of the frames: the others are repeated, for there are few."""
+    imitated = ~cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
+    watched = np.flatnonzero(is_watched(cache)[cache.episode_of])
+    shown = np.flatnonzero(imitated)
+    return np.concatenate([np.tile(shown, max(1, round(len(watched) / max(1, len(shown))))), watched])
+
+
+def is_watched(cache: FrameCache) -> np.ndarray:
+    """bool (episodes,): nothing in it is to be imitated."""
+    if "perturbed" not in cache.columns:
+        return np.zeros(len(cache.episode_start), bool)
+    perturbed = cache.columns["perturbed"].reshape(-1)
+    return np.array([perturbed[s:e].all() for s, e in zip(cache.episode_start, cache.episode_end, strict=True)])

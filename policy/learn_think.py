@@ -20,6 +20,7 @@ from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
 from policy.bundle import Bundle
 from policy.latents import encode_all
+from policy.learn_act import is_watched
 from policy.team import ALONE, Team
 
 WEIGHTS = {"flow": 1.0, "text": 0.3, "goal": 1.0, "progress": 0.3, "future": 1.0, "picture": 1.0}
@@ -47,14 +48,15 @@ class ThinkLearner:
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         self.device = next(bundle.model.parameters()).device
         sizes = bundle.sizes
+        shown = np.flatnonzero(~is_watched(cache))
         self.sampler = Sampler(
-            cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick, share=(team.rank, team.size)
+            cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick, episodes=shown, share=(team.rank, team.size)
         )
         self.instructions = bundle.tokenize(cache.instructions, sizes.instruction_length)
         blank = torch.zeros(1, sizes.subtask_length, dtype=torch.int64)
         self.subtasks = torch.cat([bundle.tokenize(cache.subtasks, sizes.subtask_length), blank])  # row -1: none yet
         self.succeeds = torch.from_numpy(_succeeds_within(cache, sizes.chunk))
-        self.latents = encode_all(bundle, cache, dtype, team)
+        self.latents = encode_all(bundle, cache, dtype, team, np.flatnonzero(np.isin(cache.episode_of, shown)))
         self.front = bundle.cameras[0]
 
     def parameters(self) -> list[nn.Parameter]:

@@ -36,6 +36,7 @@ class Args:
     output: Path | None = None  # folder of the data set; default: datasets/<first of the tasks>
     image_size: int | None = None  # side of the square images in pixels; default: the tasks' own
     mode: Literal["image", "video"] = "image"  # PNG frames, lossless; or H.264, smaller
+    watched: bool = False  # as video without actions: what is seen teaches the encoder, nothing is imitated
     workers: int = 2  # processes
     resume: bool = False  # continue the data set in `output`
     dry_run: bool = False  # print the resolved settings and stop
@@ -47,6 +48,7 @@ class Job:
     seed: int
     mode: str
     image_size: int | None
+    watched: bool
 
 
 def resolve(args: Args) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _collect_task(task: str, args: Args, pool: Pool, recorder: Recorder, have: l
         if failed >= PATIENCE * args.episodes and not done:
             raise UserError(f"the expert of {task} failed in all of {failed} attempts; watch it: --agent expert")
         wanted = args.episodes - done
-        jobs = [Job(task, seed + i, args.mode, args.image_size) for i in range(wanted)]
+        jobs = [Job(task, seed + i, args.mode, args.image_size, args.watched) for i in range(wanted)]
         seed += wanted
         waiting: dict[int, EncodedEpisode | Crash | None] = {}
         position = 0
@@ -139,7 +141,7 @@ def record(job: Job) -> EncodedEpisode | None:
         done = left == 0 or step == env.unwrapped.horizon - 1
         encoder.add(
             frame
-            | {"action": action, "subtask": subtask, "perturbed": perturbed}
+            | {"action": action, "subtask": subtask, "perturbed": perturbed or job.watched}
             | {"next.reward": float(reward), "next.success": bool(info["success"]), "next.done": done}
         )
         if done:

@@ -15,6 +15,8 @@ from scripts import collect
 from scripts.errors import UserError
 from scripts.manifest import say_how, this_code
 
+WATCHED_SEED = 100_000  # first layout of what is only watched
+
 
 @dataclass(frozen=True)
 class Args:
@@ -57,7 +59,7 @@ def main(args: Args) -> int:
 
     begin = time.perf_counter()
     recipe = recipe_of(args)
-    data = args.data or (ensure_data(recipe),)
+    data = args.data or ensure_data(recipe)
     cache = FrameCache.build(list(data), args.cache)
     output = args.output or default_output("train", recipe.name)
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
@@ -72,11 +74,17 @@ def main(args: Args) -> int:
     return 0
 
 
-def ensure_data(recipe: Recipe) -> Path:
-    """The preset's demonstrations, recorded where they are not complete yet."""
+def ensure_data(recipe: Recipe) -> tuple[Path, ...]:
+    """The preset's demonstrations, and what it only watches, recorded where they are not complete yet."""
     folder = Path("datasets") / recipe.name
+    _ensure(recipe, folder, collect.Args(recipe.tasks, recipe.episodes))
+    if not recipe.watched:
+        return (folder,)
+    watched = folder.with_name(f"{recipe.name}-watched")
+    _ensure(recipe, watched, collect.Args(recipe.tasks, recipe.watched, first_seed=WATCHED_SEED, watched=True))
+    return folder, watched
+
+
+def _ensure(recipe: Recipe, folder: Path, args: collect.Args) -> None:
     started = (folder / "meta" / "info.json").exists()
-    collect.main(
-        collect.Args(recipe.tasks, recipe.episodes, output=folder, image_size=recipe.sizes.image_size, resume=started)
-    )
-    return folder
+    collect.main(replace(args, output=folder, image_size=recipe.sizes.image_size, resume=started))

@@ -134,6 +134,25 @@ def test_flow_loss_overfits_one_batch_and_masked_steps_do_not_matter():
     assert loss < 0.3
 
 
+def test_what_is_only_watched_teaches_the_eyes_and_nothing_else(tmp_path):
+    from data.cache import FrameCache
+    from data.windows import window
+    from policy.learn_act import frames_to_learn, is_watched
+    from scripts import collect
+
+    shown, watched = tmp_path / "shown", tmp_path / "watched"
+    collect.main(collect.Args(("reach",), episodes=1, output=shown, workers=1))
+    collect.main(collect.Args(("reach",), episodes=4, first_seed=50, output=watched, watched=True, workers=1))
+    cache = FrameCache.build([shown, watched], tmp_path / "cache", progress=False)
+    assert is_watched(cache).tolist() == [False, True, True, True, True]
+    frames = frames_to_learn(cache)
+    seen = cache.episode_of[frames] > 0
+    assert set(frames[seen]) == set(np.flatnonzero(cache.episode_of > 0)) and 0.3 < seen.mean() < 0.7
+    assert not window(cache, frames[seen])["action_mask"].any() and window(cache, frames[~seen])["action_mask"].any()
+    alone = FrameCache.build([shown], tmp_path / "cache", progress=False)
+    assert np.array_equal(frames_to_learn(alone), np.flatnonzero(~alone.columns["perturbed"].reshape(-1)))
+
+
 def test_grounding_learns_words_to_slots():
     cfg = GroundingConfig(width=32, words=12, instruction_length=3, cameras=2, keypoints=6, key_width=16)
     grounding = Grounding(cfg)

@@ -122,13 +122,13 @@ def _practise(
         Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in range(len(experience), goal)
     ]
     with Pool(roll_out, settings.workers) as pool:
-        for _, result in pool.run(jobs):
+        for index, result in pool.run(jobs):
             if isinstance(result, Crash):
                 continue
             about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
             about |= {"instruction": np.array(result.instruction)}
             experience.add(result.steps, result.success, result.arrays | about)
-            alone = None if result.arrays["expert"].any() else result.success
+            alone = result.success if jobs[index].takeover == 1 else None  # not those that were done before help came
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
                 return

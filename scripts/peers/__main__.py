@@ -58,7 +58,7 @@ def main(args: Args) -> int:
         return 0
     plan = _plan(args)
     same_settings(args.output, lasting(args))
-    source = args.data or ensure_data(preset(args.preset))
+    source = args.data or ensure_data(preset(args.preset))[0]
     copy = _prepare_peers(args, source)
     for system in args.systems:
         run_stages(plan, system, source if system == OURS else copy)
