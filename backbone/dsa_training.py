@@ -33,10 +33,6 @@ def sparse_layers(model: nn.Module) -> list[SparseAttention]:
     return [module for module in model.modules() if isinstance(module, SparseAttention)]
 
 
-def indexer_parameters(model: nn.Module) -> list[nn.Parameter]:
-    return [p for layer in sparse_layers(model) for p in layer.indexer.parameters()]
-
-
 def dense(model: nn.Module) -> None:
     """Stage 1: the trunk learns with dense attention."""
     _set_stage(model, dense=True, trunk=True, indexers=False)

@@ -160,12 +160,3 @@ def pack(moe: MixtureOfExperts) -> Int4Experts:
     """Equal to the mixture under `quantise_aware`, up to bf16 activations. State dicts fit whatever the machine."""
     fused = has_kernel() and moe.down.device.type == "cpu"
     return Int4Experts(moe, FusedInt4Matrices if fused else Int4Matrices)
-
-
-def pack_all(model: nn.Module) -> int:
-    """Replaces every mixture inside a model by its packed form; returns how many there were."""
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    mixtures = [(parent, name, child) for parent, name, child in found if isinstance(child, MixtureOfExperts)]
-    for parent, name, child in mixtures:
-        setattr(parent, name, pack(child))
-    return len(mixtures)

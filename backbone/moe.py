@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbone.experts import mix
 from backbone.feed_forward import SwiGLU
-from backbone.router import ROUTERS, LoadStatistics, Routing, load_statistics
+from backbone.router import ROUTERS, Routing
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,6 @@ class MixtureOfExperts(nn.Module):
         self.shared = (GatedSwiGLU if cfg.shared_gate else SwiGLU)(width, cfg.shared_width or hidden)
         self.register_buffer("bias", torch.zeros(E))
         self.register_buffer("load", torch.zeros(E), persistent=False)  # tokens per expert since the last balancing
-        self.statistics = LoadStatistics(1.0, 1.0, 0.0)  # of the load at the last balancing, for logs
         self.quantise: Callable[[Tensor], Tensor] = unchanged  # how forward sees expert weights: int4.quantise_aware
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,8 +85,9 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def balance(self) -> float:
-        """Moves the routing bias against the load since the last call; returns the busiest load over the mean."""
-        self.statistics = load_statistics(self.load)
+        """Moves the routing bias against the load since the last call; returns the busiest load over the mean, 1 .. E
+        (0 where there was none)."""
+        share = self.load.double() / self.load.sum().clamp(min=1)
         self.bias += self.balance_rate * torch.sign(self.load.mean() - self.load)
         self.load.zero_()
-        return self.statistics.busiest
+        return float(share.max() * len(share))

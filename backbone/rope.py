@@ -3,12 +3,11 @@
     angle[n, i] = position[n] / base^(2 i / channels);  (a, b) -> (a cos - b sin, b cos + a sin)
 
 Two pairings of channels: halves (a = x[i], b = x[i + channels / 2]; LLaMA, Qwen) and pairs (a = x[2 i], b = x[2 i + 1];
-DeepSeek, Z-Image). Angles come from one position a token, or from several, each with its own channels (the time, row
-and column of a patch in Z-Image). Channels past the angles' pass through: partial rotation.
+DeepSeek, Z-Image). Channels past the angles' pass through: partial rotation.
 
 Notable choices: pairs are complex numbers, so their rotation is one product, a quarter of the time of halves on a CPU;
 halves are one autograd node that fills its output in place and whose backward is the rotation by the negative angle.
-Contexts longer than those trained on: yarn.py. Left out: other rescaled frequencies.
+Contexts longer than those trained on: yarn.py. Left out: other rescaled frequencies, positions on several axes.
 """
 
 from typing import Any
@@ -30,19 +29,6 @@ def angles(positions: Tensor, channels: int, base: float = 10_000.0, yarn: Yarn 
         return angle.cos(), angle.sin()
     angle = positions.float()[..., None] * yarn.slowed(frequencies, base)
     return angle.cos() * yarn.amplitude, angle.sin() * yarn.amplitude
-
-
-def axial_angles(positions: Tensor, channels: tuple[int, ...], base: float = 256.0) -> Angles:
-    """positions (N, A) or (B, N, A), one an axis; channels, how many each axis turns -> sum(channels) / 2 angles.
-
-    Example: channels (32, 48, 48) and positions (t, row, column): the first 16 angles follow t, the next 24 the row.
-    """
-    turned = []
-    for axis, count in enumerate(channels):
-        exponents = torch.arange(0, count, 2, device=positions.device, dtype=torch.float64) / count
-        turned.append(positions[..., axis, None] * (1.0 / base**exponents))
-    angle = torch.cat(turned, dim=-1).float()
-    return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, positions: Tensor, channels: int, base: float = 10_000.0) -> Tensor:

@@ -64,17 +64,3 @@ class SoftmaxRouter(Router):
 
 
 ROUTERS: dict[str, type[Router]] = {"sigmoid": SigmoidRouter, "softmax": SoftmaxRouter}
-
-
-@dataclass(frozen=True)
-class LoadStatistics:
-    busiest: float  # load of the busiest expert over the mean, 1 .. E
-    entropy: float  # of the load over log E: 1 where it is even, 0 where one expert does everything
-    idle: float  # share of experts that no token visited
-
-
-def load_statistics(load: Tensor) -> LoadStatistics:
-    """load (E,), visits of each expert; all zero counts as idle and uneven."""
-    share = load.double() / load.sum().clamp(min=1)
-    entropy = -torch.xlogy(share, share).sum() / torch.tensor(float(max(len(load), 2))).log()
-    return LoadStatistics(float(share.max() * len(load)), float(entropy), float((load == 0).float().mean()))

@@ -70,7 +70,7 @@ class FrameCache:
         return np.take(self.images[camera], index, axis=0)
 
     @staticmethod
-    def build(roots: Roots, cache_dir: Path | str, workers: int | None = None, progress: bool = True) -> FrameCache:
+    def build(roots: Roots, cache_dir: Path | str, progress: bool = True) -> FrameCache:
         """Open the cache of these datasets, decoding them first where that has not been done."""
         paths = [Path(r) for r in ([roots] if isinstance(roots, (str, Path)) else roots)]
         datasets = [Dataset(path) for path in paths]
@@ -80,7 +80,7 @@ class FrameCache:
             raise DataError(f"{', '.join(map(str, paths))}: no episodes; record some first")
         folder = Path(cache_dir) / _key(datasets)
         if not folder.exists():
-            _build(datasets, folder, workers or min(8, os.cpu_count() or 1), progress)
+            _build(datasets, folder, progress)
         return FrameCache.open(folder)
 
     @staticmethod
@@ -122,17 +122,6 @@ def content_digest(root: Path | str) -> str:
     return total.hexdigest()
 
 
-def split_by_seed(cache: FrameCache, held_out: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(training episodes, held-out episodes): held out where sim/seed lies in one of the ranges [low, high)."""
-    if any("sim/seed" not in row for row in cache.episodes):
-        raise DataError("split: episodes without sim/seed; record them with meta={'sim/seed': ...}")
-    seeds = np.array([row["sim/seed"] for row in cache.episodes])
-    out = np.zeros(len(seeds), bool)
-    for low, high in held_out:
-        out |= (seeds >= low) & (seeds < high)
-    return np.flatnonzero(~out), np.flatnonzero(out)
-
-
 def _files(root: Path) -> list[Path]:
     found = [p for part in ("data", "videos", "meta") for p in (root / part).rglob("*") if p.is_file()]
     return sorted(p for p in found if p.name != "stats.json" and not p.name.startswith("."))
@@ -147,7 +136,7 @@ def _key(datasets: list[Dataset]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _build(datasets: list[Dataset], folder: Path, workers: int, progress: bool) -> None:
+def _build(datasets: list[Dataset], folder: Path, progress: bool) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     for half in folder.parent.glob(f".{folder.name}.*"):
         if not Path(f"/proc/{half.suffix[1:]}").exists() or half == temporary:  # its process was killed
@@ -156,7 +145,7 @@ def _build(datasets: list[Dataset], folder: Path, workers: int, progress: bool) 
     try:
         _check_space(datasets, temporary)
         starts = _write_columns(datasets, temporary)
-        _write_images(datasets, starts, temporary, workers, progress)
+        _write_images(datasets, starts, temporary, progress)
         temporary.rename(folder)
     except OSError as error:
         if not folder.exists():  # else another process built the same cache meanwhile
@@ -218,7 +207,7 @@ def _merge(known: dict[str, int], texts: list[str], index: np.ndarray) -> np.nda
     return table[index]
 
 
-def _write_images(datasets: list[Dataset], starts: list[int], folder: Path, workers: int, progress: bool) -> None:
+def _write_images(datasets: list[Dataset], starts: list[int], folder: Path, progress: bool) -> None:
     contract, frames = datasets[0].contract, sum(map(len, datasets))
     out = {
         key: np.lib.format.open_memmap(
@@ -237,7 +226,7 @@ def _write_images(datasets: list[Dataset], starts: list[int], folder: Path, work
     places = [(d, e) for d in datasets for e in range(len(d.episodes))]
     jobs = [(d, e, start) for (d, e), start in zip(places, starts, strict=True)]
     with (
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         progress_bar(total=frames, desc="decode", unit="frame", disable=not progress) as bar,
     ):
         for length in pool.map(decode, jobs):

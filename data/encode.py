@@ -12,7 +12,7 @@ Notable choices
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,7 @@ class EncodedEpisode:
 
 
 class EpisodeEncoder:
-    """Collects the frames of one episode: `add` each, then `finish`."""
+    """Collects the frames of one episode: `add` each, then `finish`; `Recorder.save_encoded` writes the result."""
 
     def __init__(self, contract: Contract, mode: str = "image", image_format: str = "png") -> None:
         if mode not in ("image", "video") or image_format not in ("png", "jpeg"):
@@ -101,16 +101,6 @@ class EpisodeEncoder:
         self._images[key].append(encode_image(image, self.image_format))
         if self.image_format == "png":
             self._histograms[key] += pixel_histogram(image)
-
-
-def encode_episode(
-    contract: Contract, frames: Iterable[Mapping[str, Any]], task: str, meta: Meta, mode: str = "image"
-) -> EncodedEpisode:
-    """What a collecting worker process returns; `Recorder.save_encoded` writes it."""
-    encoder = EpisodeEncoder(contract, mode)
-    for frame in frames:
-        encoder.add(frame)
-    return encoder.finish(task, meta)
 
 
 def encode_image(image: np.ndarray, image_format: str) -> bytes:

@@ -4,7 +4,7 @@ Notable choices
 - A missing feature, a wrong dimension, a NaN or a (nearly) constant entry is an error naming the feature and the entry,
   when the normaliser is made: there is no pass-through and no hidden epsilon.
 - An entry that really is constant needs an explicit `floor` for its feature: the smallest scale, in its own unit.
-- Modes: "mean_std" (x - mean) / std, and "quantile", which maps q01..q99 to -1..1.
+- z = (x - mean) / std, of every entry.
 The same two functions serve numpy arrays and torch tensors.
 """
 
@@ -28,7 +28,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Normalizer:
-    mode: str  # "mean_std" | "quantile"
+    mode: str  # what centre and scale are: "mean_std"
     center: dict[str, tuple[float, ...]]  # per feature, one value per entry
     scale: dict[str, tuple[float, ...]]
 
@@ -37,16 +37,13 @@ class Normalizer:
         stats: Mapping[str, Any],
         contract: Contract,
         keys: Sequence[str] = ("observation.state", "action"),
-        mode: str = "mean_std",
         floor: Mapping[str, float] | None = None,
     ) -> Normalizer:
         """`stats` as in meta/stats.json; `floor` {feature: smallest scale} for features with constant entries."""
-        if mode not in ("mean_std", "quantile"):
-            raise DataError(f"normalizer: mode {mode!r}; use mean_std or quantile")
         center, scale = {}, {}
         for key in keys:
-            center[key], scale[key] = _fit(stats, contract, key, mode, (floor or {}).get(key))
-        return Normalizer(mode, center, scale)
+            center[key], scale[key] = _fit(stats, contract, key, (floor or {}).get(key))
+        return Normalizer("mean_std", center, scale)
 
     def normalize(self, key: str, x: Array) -> Array:
         """(..., n) in the feature's units -> about unit size"""
@@ -88,17 +85,14 @@ class Normalizer:
 
 
 def _fit(
-    stats: Mapping[str, Any], contract: Contract, key: str, mode: str, floor: float | None
+    stats: Mapping[str, Any], contract: Contract, key: str, floor: float | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if key not in stats or key not in contract.features:
         raise DataError(
             f"normalizer: {key} is in {'no statistics' if key not in stats else 'no contract'}; recompute them"
         )
     feature = contract.features[key]
-    first, second = (
-        _vector(stats, key, name, feature.shape) for name in (("mean", "std") if mode == "mean_std" else ("q01", "q99"))
-    )
-    center, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
+    center, scale = (_vector(stats, key, name, feature.shape) for name in ("mean", "std"))
     constant = ~(scale > NEARLY * np.maximum(1.0, np.abs(center)))  # NaN counts
     bad = constant if floor is None else ~np.isfinite(scale + center)
     if bad.any():

@@ -68,11 +68,6 @@ class Dataset:
         table = self.table(episode, keys)
         return {key: to_numpy(table[key]) for key in keys}
 
-    def frames(self, episode: int) -> dict[str, np.ndarray]:
-        """Columns and decoded images by key, e.g. observation.images.front (T, H, W, 3)."""
-        images = {key: self.images(episode, key) for key in self.contract.keys("image")}
-        return self.columns(episode) | images
-
     def images(self, episode: int, key: str) -> np.ndarray:
         row = self.episodes[episode]
         if self.info["features"][key]["dtype"] == "video":

@@ -4,7 +4,7 @@ Notable choices
 - A sample is a frame t of an episode. Its window is cut with vectorised indexing; no Python loop runs per sample.
 - `Sampler.indices(step)` is a pure function of (seed, step): an epoch is a permutation of the frames, batches run on
   across the border of two epochs, and resuming needs nothing but the step number.
-- `Loader` hands out batches in step order whatever the prefetch depth, and counts the seconds the consumer waited.
+- `Loader` hands out batches in step order whatever the prefetch depth.
 
 Window of frame t, episode frames s .. e-1, chunk H, P planner ticks every `tick` frames:
     actions[h] = action[min(t+h, e-1)]      action_mask[h] = t+h < e and no perturbed step in t .. t+h
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,7 +53,6 @@ def window(cache: FrameCache, idx: np.ndarray, chunk: int = 16, ticks: int = 4, 
         "future_index": np.minimum(idx + chunk, last),
         "history_index": np.maximum(back, start[:, None]),
         "history_mask": back >= start[:, None],
-        "episode": episode,
         "instruction": cache.instruction_of_episode[episode],  # into cache.instructions
         "subtask": word[idx],  # into cache.subtasks
         "previous_subtask": np.where(
@@ -86,9 +84,8 @@ class Sampler:
         frames: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`episodes`: sample from these only (see `split_by_seed`); `frames`: these only, which may repeat; `ticks`
-        planner ticks, `tick` frames apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes
-        have a batch between them."""
+        """`episodes`: sample from these only; `frames`: these only, which may repeat; `ticks` planner ticks, `tick` frames
+        apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes have a batch between them."""
         self.batch_size, self.seed = batch_size, seed
         self.chunk, self.ticks, self.tick = chunk, ticks, tick
         chosen = (
@@ -120,14 +117,14 @@ class Sampler:
 class Extras:
     """What a batch carries beside its window."""
 
-    at: Sequence[str] = ()  # of "subgoal", "future", "history": images and state at <name>_index, as batch[name]
+    at: Sequence[str] = ()  # "subgoal": images and state at subgoal_index, as batch["subgoal"]
     columns: Sequence[str] = ()  # labels at t, as batch["columns"][key]
 
 
 def make_batch(sampler: Sampler, cache: FrameCache, step: int, extras: Extras = Extras()) -> Batch:
     """The batch of one step; what the Loader runs in its thread."""
     idx = sampler.indices(step)
-    batch = window(cache, idx, sampler.chunk, sampler.ticks, sampler.tick) | {"step": step}
+    batch = window(cache, idx, sampler.chunk, sampler.ticks, sampler.tick)
     for name in extras.at:
         batch[name] = look(cache, batch[f"{name}_index"].numpy())
     batch["columns"] = {key: torch.from_numpy(cache.columns[key][idx]) for key in extras.columns}
@@ -141,10 +138,8 @@ class Loader:
         self, sampler: Sampler, cache: FrameCache, prefetch: int = 2, start_step: int = 0, extras: Extras = Extras()
     ) -> None:
         unknown = [key for key in extras.columns if key not in cache.columns]
-        if unknown or set(extras.at) - {"subgoal", "future", "history"}:
+        if unknown or set(extras.at) - {"subgoal"}:
             raise DataError(f"loader: cannot give {unknown or list(extras.at)}; columns are {sorted(cache.columns)}")
-        self.wait_s = 0.0  # seconds the consumer has waited for data
-        self.batches = 0  # handed out so far
         self._make = lambda step: make_batch(sampler, cache, step, extras)
         self._queue: queue.Queue[Batch | Exception] = queue.Queue(max(1, prefetch))
         self._stop = threading.Event()
@@ -157,13 +152,10 @@ class Loader:
     def __next__(self) -> Batch:
         if self._stop.is_set():
             raise StopIteration
-        begin = time.perf_counter()
         item = self._queue.get()
-        self.wait_s += time.perf_counter() - begin
         if isinstance(item, Exception):
             self.close()
             raise item
-        self.batches += 1
         return item
 
     def close(self) -> None:

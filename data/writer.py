@@ -81,7 +81,7 @@ class Recorder:
         self._encoder = self._new_encoder()
 
     def save_encoded(self, episode: EncodedEpisode) -> int:
-        """Write an episode that `encode_episode` made, perhaps in another process."""
+        """Write an episode that `EpisodeEncoder` made, perhaps in another process."""
         self._check(episode)
         index = self.episodes
         try:

@@ -10,13 +10,13 @@ from envs.entities import ENTITIES
 from envs.errors import EnvError
 from envs.experts import Expert
 from envs.plain import GymTask
-from envs.registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve, task_names
+from envs.registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve
 from envs.tabletop import TabletopEnv
 from envs.task_env import Script, TaskEnv
 
 __all__ = [
     "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",
-    "contract_fields", "expert", "gym_id", "make", "register", "resolve", "suite", "task_names",
+    "contract_fields", "expert", "gym_id", "make", "register", "resolve", "suite",
 ]  # fmt: skip
 
 

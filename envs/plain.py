@@ -95,13 +95,12 @@ class PlainEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        action = self.checked(action)
-        limited = np.clip(action, -1.0, 1.0)
+        limited = np.clip(self.checked(action), -1.0, 1.0)
         middle, half = (self._box.high + self._box.low) / 2, (self._box.high - self._box.low) / 2
         self.seen, reward, terminated, truncated, found = self.inner.step(middle + half * limited)
         self._steps += 1
         success = self.task.success(found)
-        info = {"success": success, "clipped": bool((limited != action).any()), "sim_error": False}
+        info = {"success": success, "sim_error": False}
         ended = terminated or truncated or self._steps >= self.horizon
         return self._observe(), float(reward), success, ended, info
 

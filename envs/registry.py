@@ -48,10 +48,6 @@ def gym_id(name: str) -> str:
     return f"Tandem/{''.join(word.capitalize() for word in re.split('[_-]', name))}-v0"
 
 
-def task_names() -> tuple[str, ...]:
-    return tuple(TASKS)
-
-
 def resolve(names: Sequence[str] | str) -> tuple[str, ...]:
     """Task or suite names -> task names; EnvError names the first unknown one."""
     found: list[str] = []

@@ -15,7 +15,6 @@ from envs.kinematics import PANDA
 OBJECT_RADIUS = 0.0225  # half the size of every object [m]
 OBJECTS = 3  # movable objects in a scene
 BUTTON_TRAVEL = 0.012  # [m]
-DRAWER_TRAVEL = 0.16  # [m]
 FRONT_DEGREES = 30  # height of the front camera's view, which the things of all tasks fill (|u| < 0.92)
 BOWL_RADIUS, BOWL_HEIGHT = 0.065, 0.035  # inner radius and rim height [m]
 

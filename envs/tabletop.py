@@ -70,14 +70,12 @@ class TabletopEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        action = self.checked(action)
-        limited = np.clip(action, -1.0, 1.0)
-        self.sim.control(limited)
+        self.sim.control(np.clip(self.checked(action), -1.0, 1.0))
         self._steps += 1
         broken = self.sim.diverged()
         success = not broken and self.task.success(self.sim)
         reward = 0.0 if broken else float(np.clip(self.task.reward(self.sim), 0.0, 1.0))
-        info = {"success": success, "clipped": bool((limited != action).any()), "sim_error": broken}
+        info = {"success": success, "sim_error": broken}
         return self._observe(), reward, success, broken or self._steps >= self.horizon, info
 
     def _observe(self) -> dict[str, Any]:

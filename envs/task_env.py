@@ -93,10 +93,8 @@ class TaskEnv(gymnasium.Env):
 
     def images(self) -> dict[str, np.ndarray]:
         """The observation's images, where somebody looks."""
-        return self.render_images() if self.looking else {}
-
-    def render_images(self) -> dict[str, np.ndarray]:
-        return {f"observation.images.{c}": self.render_camera(c, self.image_size) for c in self.cameras}
+        shown = self.cameras if self.looking else ()
+        return {f"observation.images.{camera}": self.render_camera(camera, self.image_size) for camera in shown}
 
     def checked(self, action: np.ndarray) -> np.ndarray:
         """The action as float32 (A,); EnvError where its shape is wrong or it is not finite."""

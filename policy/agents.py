@@ -13,8 +13,6 @@ from policy.agent import Runtime, TandemAgent
 from policy.bundle import Bundle, stored_config
 from policy.errors import PolicyError
 
-MODES = ("hierarchical", "flat")
-
 
 class Agent(Protocol):
     image_size: int | None  # of the images that it sees [pixels]; None: whatever the task gives

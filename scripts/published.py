@@ -7,6 +7,7 @@ as MT50 is reported in the field, and stands beside the mean over tasks.
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import envs
@@ -39,8 +40,8 @@ def tiers(per_task: dict[str, Any]) -> dict[str, float]:
         if not rows:
             continue
         groups = {tier: [rows[task] for task in envs.suite(f"metaworld-{tier}") if task in rows] for tier in TIERS}
-        means = {tier.replace("-", "_"): mean(group) for tier, group in groups.items() if group}
-        all_of_them = {"tier_average": mean(list(means.values())), "task_mean": mean(list(rows.values()))} | means
+        means = {tier.replace("-", "_"): fmean(group) for tier, group in groups.items() if group}
+        all_of_them = {"tier_average": fmean(means.values()), "task_mean": fmean(rows.values())} | means
         metrics |= {f"{name}{suffix}": round(value, 4) for name, value in all_of_them.items()}
     return metrics
 
@@ -50,7 +51,7 @@ def variant(results: dict[str, Any], folder: str) -> dict[str, Any]:
     per_task, minutes = results["summary"]["per_task"], train_minutes(folder)
     mode = "hierarchical" if "hierarchical" in results["summary"]["mean"] else "flat"
     rows = [row[mode] for row in per_task.values()]
-    success = mean([r["success"] for r in rows])
+    success = fmean(r["success"] for r in rows)
     # the tasks are fixed, the seeds are drawn
     error = 1.96 * math.sqrt(sum(r["success"] * (1 - r["success"]) / r["n"] for r in rows)) / len(rows)
     recipe = checkpoint.read_json(Path(folder), "pretrained_model/train_config.json")
@@ -80,7 +81,3 @@ def parameters(folder: str) -> int:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     own = [entry for name, entry in header.items() if name.split(".")[0] in ACTING and not name.endswith(SCALE)]
     return sum(math.prod(entry["shape"]) for entry in own)
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)

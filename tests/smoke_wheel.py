@@ -19,7 +19,7 @@ for package in (backbone, data, envs, planner, policy, scripts):
     assert where.is_relative_to(pathlib.Path(sys.prefix).resolve()), f"{package.__name__} comes from {where}"
 env = envs.make("pick_place", cameras=())
 env.reset(seed=0)
-print("smoke: an environment from the wheel runs,", len(envs.task_names()), "tasks")
+print("smoke: an environment from the wheel runs,", len(envs.TASKS), "tasks")
 """
 
 

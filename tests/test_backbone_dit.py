@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone.dit import DiTBlock, DiTConfig
-from backbone.rope import Angles, axial_angles, rotate_pairs
+from backbone.rope import Angles, rotate_pairs
 from scripts.benches.pairs.residuals import load_z_image
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
@@ -70,11 +70,11 @@ def test_parity_where_every_token_has_its_own_time(heads: int, D: int, seed: int
 def test_parity_with_positions_on_three_axes(seed: int) -> None:
     z_image = pytest.importorskip("diffusers.models.transformers.transformer_z_image")
     ours, theirs = both(Turning, 3, 72, seed)
-    positions, channels = torch.randint(0, 16, (7, 3)), (8, 8, 8)
-    turns = z_image.RopeEmbedder(theta=256.0, axes_dims=[*channels], axes_lens=[16, 16, 16])(positions)
+    embedder = z_image.RopeEmbedder(theta=256.0, axes_dims=[8, 8, 8], axes_lens=[16, 16, 16])
+    turns = embedder(torch.randint(0, 16, (7, 3)))  # complex (N, channels / 2)
     x, c = torch.randn(2, 7, 72), torch.randn(2, 72)
     expected = theirs(x, None, turns[None], c)
-    out = ours.turned_by(axial_angles(positions, channels))(x, c[:, None])[0]
+    out = ours.turned_by((turns.real, turns.imag))(x, c[:, None])[0]
     torch.testing.assert_close(out, expected, **CLOSE)
     assert (out - theirs(x, None, None, c)).abs().max() > 1e-2
 

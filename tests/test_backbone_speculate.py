@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toy import toy_dataset
 
 from backbone import stack
 from backbone.cache import StackCache
@@ -17,7 +18,6 @@ from backbone.moe import MoEConfig
 from backbone.scope import Scope
 from backbone.speculate import REPLAY, Drafter, greedy, speculative
 from backbone.stack import StackConfig
-from data.toy import toy_dataset
 from scripts.benches import mtp
 from scripts.errors import UserError
 

@@ -15,20 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy import read_frames, toy_contract, toy_dataset, toy_episode, toy_frames
 
-from data.encode import encode_episode
 from data.errors import DataError
 from data.layout import Lock
 from data.reader import Dataset
 from data.repair import repair
-from data.toy import toy_contract, toy_dataset, toy_frames
 from data.writer import Recorder
 
 CONTRACT = toy_contract()
 
 
 def episode(seed: int, mode: str = "image", task: str = "") -> Any:
-    return encode_episode(CONTRACT, toy_frames(CONTRACT, 4, seed), task or f"toy {seed}", {"sim/seed": seed}, mode)
+    return toy_episode(4, seed, task or f"toy {seed}", {"sim/seed": seed}, mode)
 
 
 def record(root: Path, seeds: range, mode: str = "image", resume: bool = False) -> None:
@@ -42,7 +41,7 @@ def is_whole(root: Path, episodes: int) -> None:
     dataset = Dataset(root)
     assert [row["sim/seed"] for row in dataset.episodes] == list(range(episodes))
     for e in range(episodes):
-        frames = dataset.frames(e)
+        frames = read_frames(dataset, e)
         state = np.stack([f["observation.state"] for f in toy_frames(CONTRACT, 4, e)])
         np.testing.assert_array_equal(frames["observation.state"], state)
         assert dataset.tasks[frames["task_index"][0]] == f"toy {e}" == dataset.episodes[e]["tasks"][0]
@@ -88,10 +87,10 @@ def test_death_at_every_file_boundary(tmp_path: Path, monkeypatch: pytest.Monkey
 
 CHILD = """
 import sys
-from data.toy import toy_contract
 from data.writer import Recorder
 sys.path.insert(0, sys.argv[2])
 from test_data_durable import episode
+from toy import toy_contract
 recorder = Recorder(sys.argv[1], toy_contract())
 for seed in range(10_000):
     recorder.save_encoded(episode(seed))
@@ -131,7 +130,7 @@ def test_damage_is_named_and_the_prefix_is_kept(tmp_path: Path) -> None:
     for damaged in (content[:-100], b"", content.replace(content[200:210], bytes(10))):
         (root / victim).write_bytes(damaged)
         with pytest.raises(DataError, match="file-001.parquet"):
-            Dataset(root).frames(1)
+            read_frames(Dataset(root), 1)
         with pytest.raises(DataError, match="episode 1 of 3 is damaged"):
             Recorder(root, CONTRACT, resume=True)
     report = repair(root)
@@ -171,7 +170,7 @@ def test_damaged_video_is_noticed(tmp_path: Path) -> None:
     assert report.episodes == 1 and "file-001.mp4" in report.reason
     victim.parent.joinpath("file-000.mp4").unlink()
     with pytest.raises(DataError, match=r"file-000.mp4: file is missing"):
-        Dataset(root).frames(0)
+        read_frames(Dataset(root), 0)
 
 
 def test_one_recorder_per_folder(tmp_path: Path) -> None:
@@ -224,7 +223,7 @@ def test_meta_must_be_alike_and_plain(tmp_path: Path) -> None:
     recorder.save_encoded(episode(0))
     for meta in ({"sim/seed": 1.5}, {}, {"sim/seed": np.int64(1)}, {"length": 3}, {"data/x": 1}):
         with pytest.raises(DataError, match="meta"):
-            recorder.save_encoded(encode_episode(CONTRACT, toy_frames(CONTRACT, 2, 1), "x", meta))
+            recorder.save_encoded(toy_episode(2, 1, "x", meta))
     with pytest.raises(DataError, match="no frames"):
         recorder.save_episode("x", {"sim/seed": 1})
 

@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy import read_frames, toy_contract, toy_dataset, toy_episode, toy_frames
 
 from data.cache import content_digest
 from data.contract import Contract
-from data.encode import encode_episode
 from data.errors import DataError
 from data.reader import Dataset
-from data.toy import toy_contract, toy_dataset, toy_frames
 from data.writer import Recorder
 
 CONTRACT = toy_contract()
@@ -26,7 +25,7 @@ META = {"sim/seed": 0, "sim/success": True}
 
 
 def same_frames(dataset: Dataset, episode: int, frames: list[dict[str, Any]]) -> None:
-    got = dataset.frames(episode)
+    got = read_frames(dataset, episode)
     for key in CONTRACT.keys("image", "state", "action"):
         np.testing.assert_array_equal(got[key], np.stack([f[key] for f in frames]))
     for key in ("perturbed", "next.reward"):
@@ -60,7 +59,7 @@ def test_round_trip(tmp_path_factory: Any, lengths: list[int], tasks: list[str])
 
 def test_statistics_are_exact(tmp_path: Path) -> None:
     dataset = Dataset(toy_dataset(tmp_path / "set", episodes=4))
-    frames = [dataset.frames(e) for e in range(4)]
+    frames = [read_frames(dataset, e) for e in range(4)]
     for key in ("observation.state", "action", "next.reward", "observation.images.front"):
         x = np.concatenate([f[key] for f in frames]).astype(np.float64)
         x = x.reshape(-1, 3) / 255 if "images" in key else x.reshape(len(dataset), -1)
@@ -76,9 +75,7 @@ def test_statistics_are_exact(tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_who_encoded(tmp_path: Path) -> None:
     """Directly, or in workers that finish in another order and send pickles."""
     meta = [{"sim/seed": s, "sim/success": True, "sim/task": "toy"} for s in range(3)]
-    made = {
-        s: encode_episode(CONTRACT, toy_frames(CONTRACT, 10 + s, s), f"lift toy {s % 2}", meta[s]) for s in (2, 0, 1)
-    }
+    made = {s: toy_episode(10 + s, s, f"lift toy {s % 2}", meta[s]) for s in (2, 0, 1)}
     with Recorder(tmp_path / "workers", CONTRACT) as recorder:
         for seed in sorted(made):
             recorder.save_encoded(pickle.loads(pickle.dumps(made[seed])))
@@ -141,7 +138,7 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
     import pyarrow as pa
 
     root = toy_dataset(tmp_path / "set")
-    before = [Dataset(root).frames(e) for e in range(3)]
+    before = [read_frames(Dataset(root), e) for e in range(3)]
     data, meta = root / "data/chunk-000", root / "meta/episodes/chunk-000"
     for folder in (data, meta):
         paths = sorted(folder.glob("*.parquet"))
@@ -161,7 +158,7 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
     assert dataset.subtasks == ["approach", "grasp", "lift"]
     for e in range(3):
         for key, value in before[e].items():
-            np.testing.assert_array_equal(dataset.frames(e)[key], value)
+            np.testing.assert_array_equal(read_frames(dataset, e)[key], value)
 
 
 def test_paths_may_not_leave_the_dataset(tmp_path: Path) -> None:
@@ -188,7 +185,7 @@ def test_lerobot_opens_it(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyP
     assert len(theirs) == len(ours) and theirs.num_episodes == 3
     i = 0
     for e in range(3):
-        frames = ours.frames(e)
+        frames = read_frames(ours, e)
         for t in range(0, len(frames["index"]), 4):
             item = theirs[i + t]
             assert item["task"] == ours.episodes[e]["tasks"][0]

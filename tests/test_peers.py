@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy import toy_dataset
 
 from data.reader import Dataset
-from data.toy import toy_dataset
 from policy.recipe import preset
 from scripts.errors import UserError
 from scripts.peers.__main__ import Args, lasting

@@ -111,12 +111,11 @@ class MetaWorldEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        action = self.checked(action)
-        limited = np.clip(action, -1.0, 1.0)
+        limited = np.clip(self.checked(action), -1.0, 1.0)
         self.full, reward, _, truncated, found = self.sim.step(limited)
         broken = diverged(self.sim.data)
         success = not broken and bool(found["success"])
-        info = {"success": success, "clipped": bool((limited != action).any()), "sim_error": broken}
+        info = {"success": success, "sim_error": broken}
         return self._observe(), 0.0 if broken else float(reward) / 10, success, broken or truncated, info
 
     def _observe(self) -> dict[str, Any]:

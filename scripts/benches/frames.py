@@ -1,4 +1,4 @@
-"""The decoded data set that a measurement reads."""
+"""The data set that a measurement reads."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,15 @@ from typing import Any
 from scripts.errors import UserError
 
 
-def frame_cache(root: Path, cache: Path) -> Any:
-    from data.cache import FrameCache
-
+def recorded(root: Path) -> Path:
+    """`root`; UserError where no data set is there."""
     if not root.exists():
         raise UserError(f"no data set at {root}; record one with `tandem collect --output {root}`")
-    return FrameCache.build(root, cache)
+    return root
+
+
+def frame_cache(root: Path, cache: Path) -> Any:
+    """The data set, decoded."""
+    from data.cache import FrameCache
+
+    return FrameCache.build(recorded(root), cache)

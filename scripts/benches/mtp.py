@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.errors import UserError
+from scripts.benches.frames import recorded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,7 @@ def episodes(root: Path) -> list[str]:
     """One text an episode: "put the red cube in the bowl : move above the red cube , lower to the red cube , ..."."""
     from data.reader import Dataset
 
-    if not root.exists():
-        raise UserError(f"no data set at {root}; record one with `tandem collect --output {root}`")
-    dataset, texts = Dataset(root), []
+    dataset, texts = Dataset(recorded(root)), []
     for i, row in enumerate(dataset.episodes):
         words = dataset.columns(i)["subtask_index"].tolist()
         runs = [word for t, word in enumerate(words) if t == 0 or word != words[t - 1]]

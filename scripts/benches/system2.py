@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.trunk import ATTENTION, Trunk
+from scripts.benches.frames import frame_cache
 from scripts.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,14 +56,12 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from data.cache import FrameCache
     from scripts.benches.intervals import summary
 
     if unknown := [name for name in args.trunks if name not in TRUNKS]:
         raise UserError(f"bench system2: unknown trunk {unknown[0]!r}; known: {', '.join(TRUNKS)}")
     torch.set_num_threads(args.threads)
-    cache = FrameCache.build([args.data], args.cache)
-    learner = _eyes(args, cache)
+    learner = _eyes(args, frame_cache(args.data, args.cache))
     runs = {name: [_run(args, learner, name, seed) for seed in range(args.seeds)] for name in args.trunks}
     return {name: {key: summary([run[key] for run in found]) for key in found[0]} for name, found in runs.items()}
 

@@ -1,4 +1,4 @@
-"""Synthetic episodes for tests, benchmarks and a first try: smooth pictures, a random walk, three subtasks.
+"""Synthetic episodes for tests: smooth pictures, a random walk, three subtasks.
 
 toy_dataset("/tmp/toy", episodes=3)
 """
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from data.contract import Contract
+from data.encode import EncodedEpisode, EpisodeEncoder, Meta
+from data.reader import Dataset
 from data.writer import Recorder
 
 SUBTASKS = ("approach", "grasp", "lift")
@@ -64,6 +66,14 @@ def toy_frames(contract: Contract, length: int, seed: int) -> Iterator[dict[str,
         }
 
 
+def toy_episode(length: int, seed: int, task: str, meta: Meta, mode: str = "image") -> EncodedEpisode:
+    """As a collecting worker process returns it."""
+    encoder = EpisodeEncoder(toy_contract(), mode)
+    for frame in toy_frames(encoder.contract, length, seed):
+        encoder.add(frame)
+    return encoder.finish(task, meta)
+
+
 def toy_dataset(
     root: Path | str, episodes: int = 3, length: int = 10, size: int = 16, mode: str = "image", first_seed: int = 0
 ) -> Path:
@@ -77,3 +87,9 @@ def toy_dataset(
                 f"lift toy {e % 2}", {"sim/seed": first_seed + e, "sim/success": True, "sim/task": "toy"}
             )
     return Path(root)
+
+
+def read_frames(dataset: Dataset, episode: int) -> dict[str, np.ndarray]:
+    """Columns and decoded images by key, e.g. observation.images.front (T, H, W, 3)."""
+    images = {key: dataset.images(episode, key) for key in dataset.contract.keys("image")}
+    return dataset.columns(episode) | images
