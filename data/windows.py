@@ -84,8 +84,9 @@ class Sampler:
         frames: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`episodes`: sample from these only; `frames`: these only, which may repeat; `ticks` planner ticks, `tick` frames
-        apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes have a batch between them."""
+        """`episodes`: sample from these only; `frames`: these only, which may repeat; `ticks` planner ticks, `tick`
+        frames apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes have a batch between
+        them."""
         self.batch_size, self.seed = batch_size, seed
         self.chunk, self.ticks, self.tick = chunk, ticks, tick
         chosen = (

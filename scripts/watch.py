@@ -31,6 +31,7 @@ class Args:
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
     episodes: int = 2  # per task
     first_seed: int = 1_000_000
+    before: str = ""  # another checkpoint: its episodes of the same seeds are shown first, for comparison
     runtime: Runtime = Runtime()  # how the checkpoint is run
     output: Path | None = None  # default: outputs/watch/<date>/<time>_<checkpoint>
     dry_run: bool = False  # print the resolved settings and stop
@@ -38,6 +39,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Clip:
+    label: str  # "before", "after", or "" where there is one policy
     outcome: Outcome
     film: Film
     fps: int
@@ -57,13 +59,17 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
     if (folder / "report.html").exists():
         raise UserError(f"{folder}/report.html exists; choose another --output")
-    agent = load_agent(spec, tasks)
+    actors = [("after" if args.before else "", args, load_agent(spec, tasks))]
+    if args.before:
+        earlier = replace(args, checkpoint=args.before)
+        actors.insert(0, ("before", earlier, load_agent(_spec(earlier), tasks)))
     clips = []
     for task in tasks:
-        env = envs.make(task, agent.image_size)
+        env = envs.make(task, actors[0][2].image_size)
         for seed in range(args.first_seed, args.first_seed + args.episodes):
-            clips.append(_watch(env, agent, Episode(task, seed, args.runtime.mode), args))
-            save(clips[-1].video, folder / f"{task}_{seed}.mp4")
+            for label, how, agent in actors:
+                clips.append(_watch(env, agent, Episode(task, seed, args.runtime.mode), how, label))
+                save(clips[-1].video, folder / f"{'_'.join(filter(None, (task, str(seed), label)))}.mp4")
         env.close()
     page = folder / "report.html"
     page.write_text(render(clips, args, table))
@@ -85,14 +91,14 @@ def _trained_on(args: Args) -> tuple[str, ...]:
     return tuple(config["tasks"])
 
 
-def _watch(env: Any, agent: Any, episode: Episode, args: Args) -> Clip:
+def _watch(env: Any, agent: Any, episode: Episode, args: Args, label: str) -> Clip:
     film = Film()
     outcome = run_episode(env, agent, episode, film)
     video = encode(film.frames, env.metadata["render_fps"])
     film.frames.clear()  # a megabyte each
     who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
     command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    return Clip(outcome, film, env.metadata["render_fps"], video, command + _changed(args.runtime))
+    return Clip(label, outcome, film, env.metadata["render_fps"], video, command + _changed(args.runtime))
 
 
 def _changed(runtime: Runtime) -> str:
@@ -103,11 +109,10 @@ def _changed(runtime: Runtime) -> str:
 
 def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
     who = args.checkpoint or f"the {args.agent} agent"
-    succeeded = sum(clip.outcome.success for clip in clips)
     about = manifest(checkpoint=checkpoint.digest(args.checkpoint)[:16] if args.checkpoint else args.agent)
     parts = {
         "title": "Tandem rollouts",
-        "lead": f"{html.escape(str(who))} · {succeeded} of these {len(clips)} episodes succeeded",
+        "lead": f"{html.escape(str(who))} · {succeeded(clips)}",
         "table": success_table(table) if table else "",
         "episodes": "\n".join(card(clip) for clip in clips),
         "manifest": html.escape(
@@ -119,6 +124,15 @@ def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
     for name, value in parts.items():
         page = page.replace("{{" + name + "}}", value)
     return page
+
+
+def succeeded(clips: list[Clip]) -> str:
+    """How many, of each label."""
+    counts = []
+    for label in dict.fromkeys(clip.label for clip in clips):
+        mine = [clip.outcome.success for clip in clips if clip.label == label]
+        counts.append(f"{sum(mine)} of these {len(mine)} episodes succeeded {label}".strip())
+    return ", ".join(counts)
 
 
 def success_table(summary: dict[str, Any]) -> str:
@@ -140,9 +154,10 @@ def _percent(entry: dict[str, float] | None) -> str:
 def card(clip: Clip) -> str:
     o, steps = clip.outcome, len(clip.film.entries)
     video = base64.b64encode(clip.video).decode()
+    name = f'<span class="badge">{clip.label}</span>' if clip.label else ""
     badge = '<span class="badge yes">success</span>' if o.success else '<span class="badge no">no success</span>'
     return f"""<article data-steps="{steps}" data-fps="{clip.fps}">
-<header><h2>{html.escape(o.told)}</h2>{badge}<span class="small">{o.task}, seed {o.seed}, {steps} steps</span></header>
+<header><h2>{html.escape(o.told)}</h2>{name}{badge}<span class="small">{o.task}, seed {o.seed}, {steps} steps</span></header>
 <video controls muted loop playsinline src="data:video/mp4;base64,{video}"></video>
 <div class="captions">{"".join(f"<span>{c}</span>" for c in clip.film.captions)}</div>
 <div class="thought"></div>

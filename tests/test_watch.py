@@ -63,6 +63,17 @@ def test_an_existing_page_is_not_overwritten(report, trained):
         watch.run(watch.Args(str(trained), tasks=("press_button",), episodes=1, output=report.parent))
 
 
+def test_the_same_seeds_are_shown_before_and_after(trained, tmp_path):
+    args = watch.Args(str(trained), tasks=("reach",), episodes=1, before=str(trained), output=tmp_path / "page")
+    page = watch.run(args).read_text()
+    assert page.count("<article") == 2 and page.index(">before<") < page.index(">after<")
+    assert re.search(r"(\d) of these 1 episodes succeeded before, \1 of these 1 episodes succeeded after", page)
+    films = sorted(path.name for path in (tmp_path / "page").glob("*.mp4"))
+    assert films == ["reach_1000000_after.mp4", "reach_1000000_before.mp4"]
+    same = [(tmp_path / "page" / name).read_bytes() for name in films]
+    assert same[0] == same[1]  # the same policy does the same
+
+
 class Listener(BaseHTTPRequestHandler):
     """Serves `server.page` and keeps what the page tells in `server.told`."""
 
