@@ -19,6 +19,7 @@ from data.normalize import Normalizer
 from planner.grounding import REFERENTS
 from planner.tokenizer import WordTokenizer
 from policy import checkpoint
+from policy.checkpoint import PRETRAINED
 from policy.errors import PolicyError
 from policy.judgement import Judgement, JudgementConfig
 from policy.model import ModelConfig, Tandem
@@ -28,7 +29,6 @@ from policy.situation import FeatureSizes
 from policy.steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
-PRETRAINED = "pretrained_model"
 HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 

@@ -26,6 +26,8 @@ from torch import Tensor
 from policy.errors import PolicyError
 
 MANIFEST = "manifest.json"
+PRETRAINED, TRAINING = "pretrained_model", "training_state"  # folders
+RECIPE, PROGRESS = f"{PRETRAINED}/train_config.json", f"{TRAINING}/training_step.json"
 
 
 def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: int = -1) -> Path:
@@ -62,8 +64,8 @@ def resolve(path: str | Path) -> Path:
         raise PolicyError(
             f"checkpoint {path} does not exist; pass the output folder of `tandem train` or a folder in it"
         )
-    if (path / MANIFEST).exists() or path.name == "pretrained_model":
-        return path.parent if path.name == "pretrained_model" else path
+    if (path / MANIFEST).exists() or path.name == PRETRAINED:
+        return path.parent if path.name == PRETRAINED else path
     problems: list[str] = []
     for candidate in _steps(path / "checkpoints" if (path / "checkpoints").is_dir() else path):
         try:
@@ -101,6 +103,16 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 def digest(checkpoint: str | Path) -> str:
     """sha256 over the manifest: names a checkpoint exactly."""
     return hashlib.sha256((resolve(checkpoint) / MANIFEST).read_bytes()).hexdigest()
+
+
+def recipe(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint was trained with, and on."""
+    return dict(_read_json(resolve(path) / RECIPE))
+
+
+def progress(path: str | Path) -> dict[str, Any]:
+    """How far its training was: stage, step, seconds."""
+    return dict(_read_json(resolve(path) / PROGRESS))
 
 
 def read_json(checkpoint: Path, name: str) -> Any:

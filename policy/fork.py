@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from policy import checkpoint
-from policy.bundle import PRETRAINED, load_weights
+from policy.bundle import load_weights
+from policy.checkpoint import PRETRAINED
 from policy.errors import PolicyError
 from policy.learn_act import learned_parts
 from policy.model import Tandem
@@ -22,8 +23,8 @@ def take_over(model: Tandem, recipe: Recipe, data_digest: str, source: Path) -> 
     PolicyError where `source` does not hold the end of that stage, or was trained on other data or another recipe.
     """
     folder = act_end(source, recipe.act.steps)
-    about = checkpoint.read_json(folder, "training_state/training_step.json")
-    stored = checkpoint.read_json(folder, f"{PRETRAINED}/train_config.json")
+    about = checkpoint.progress(folder)
+    stored = checkpoint.recipe(folder)
     if about["stage"] != "act" or about["step"] != stored["act"]["steps"]:
         raise PolicyError(f"{folder} is not the end of stage act; train on, or pass a run that has passed it")
     if about["data_digest"] != data_digest:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from data.cache import FrameCache
 from policy import checkpoint, optimizer_state
-from policy.bundle import PRETRAINED, Bundle, load_weights
+from policy.bundle import Bundle, load_weights
 from policy.ema import averaged
 from policy.errors import PolicyError
 from policy.fit import Learner, Progress, fit
@@ -27,7 +27,6 @@ from policy.recipe import Recipe, Stage
 from policy.run import Run, Silent
 from policy.team import Team, recruit
 
-STATE = "training_state"
 STAGES = ("act", "think")
 
 
@@ -158,28 +157,28 @@ def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> d
         "param_groups": groups,
     }
     return training.bundle.files(dict(training.average.module.state_dict())) | {
-        f"{PRETRAINED}/train_config.json": asdict(training.recipe),
-        f"{STATE}/training_step.json": about,
-        f"{STATE}/model.safetensors": dict(training.bundle.model.state_dict()),
-        f"{STATE}/optimizer.safetensors": moments,
+        checkpoint.RECIPE: asdict(training.recipe),
+        checkpoint.PROGRESS: about,
+        f"{checkpoint.TRAINING}/model.safetensors": dict(training.bundle.model.state_dict()),
+        f"{checkpoint.TRAINING}/optimizer.safetensors": moments,
     }
 
 
 def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     folder = checkpoint.resolve(output)
     checkpoint.verify(folder)
-    stored = checkpoint.read_json(folder, f"{PRETRAINED}/train_config.json")
+    stored = checkpoint.recipe(folder)
     _refuse_changes(stored, asdict(recipe), folder)
-    about = checkpoint.read_json(folder, f"{STATE}/training_step.json")
+    about = checkpoint.progress(folder)
     if about["data_digest"] != cache.digest:
         raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")
     bundle = Bundle.load(folder)
     bundle.model.train().requires_grad_(True)
     average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
     average.n_averaged.fill_(about["averaged"])
-    load_weights(bundle.model, checkpoint.read_tensors(folder, f"{STATE}/model.safetensors"), folder)
+    load_weights(bundle.model, checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/model.safetensors"), folder)
     optimizer = optimizer_state.joined(
-        checkpoint.read_tensors(folder, f"{STATE}/optimizer.safetensors"), about["param_groups"]
+        checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/optimizer.safetensors"), about["param_groups"]
     )
     return Training(
         recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer), about["seconds"]

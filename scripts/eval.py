@@ -19,12 +19,12 @@ from policy.agents import AgentSpec
 from policy.evaluate import EPISODES_FILE, evaluate, plan, resolve_tasks, summary
 from policy.rollout import CONTROLS, Outcome
 from policy.run import default_output
-from policy.statistics import Proportion
 from scripts.errors import UserError
 from scripts.manifest import manifest, this_code, this_command
 from scripts.published import published, train_minutes, variant
 from scripts.results import add_to_result, write_result
 from scripts.settings import same_settings
+from scripts.tables import COLUMNS, cell
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _needed(args: Args) -> str:
 def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
     if not spec.checkpoint:
         return ("tabletop",)
-    return tuple(checkpoint.read_json(Path(spec.checkpoint), "pretrained_model/train_config.json")["tasks"])
+    return tuple(checkpoint.recipe(spec.checkpoint)["tasks"])
 
 
 def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
@@ -133,23 +133,17 @@ def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
 
 def show(results: dict[str, Any]) -> None:
     s = results["summary"]
-    names = [c for c in ("hierarchical", "flat", "wrong", "empty") if c in s["mean"]]
+    names = [c for c in COLUMNS if c in s["mean"]]
     table = Table(title="success, with Wilson 95% intervals")
     for heading in ("task", *names):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for task, row in s["per_task"].items():
-        table.add_row(task, *(_interval(row.get(name)) for name in names))
+        table.add_row(task, *(cell(row.get(name)) for name in names))
     table.add_row("mean over tasks", *(f"{100 * s['mean'][name]:.1f}%" for name in names))
     console = Console()
     console.print(table)
     latency = f"planner {s['planner_ms']} ms, controller {s['controller_ms']} ms (medians)"
     console.print(f"errors (not counted): {s['errors']}; {latency}")
-
-
-def _interval(entry: dict[str, float] | None) -> str:
-    if entry is None:
-        return "–"
-    return str(Proportion(round(entry["success"] * entry["n"]), int(entry["n"])))
 
 
 def read_results(file: Path) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from policy import checkpoint
-from policy.bundle import PRETRAINED, Bundle
+from policy.bundle import Bundle
 from policy.packed import pack
-from policy.train import STATE
 from scripts.errors import UserError
 from scripts.published import ACTING
 from scripts.results import result_file
@@ -37,12 +36,12 @@ def main(args: Args) -> int:
     bundle = Bundle.load(folder)
     weights = dict(bundle.model.state_dict())
     rest = {name.split(".")[0] for name in weights} - set(ACTING)
-    about = checkpoint.read_json(folder, f"{STATE}/training_step.json")
-    recipe = checkpoint.read_json(folder, f"{PRETRAINED}/train_config.json")
+    about = checkpoint.progress(folder)
+    recipe = checkpoint.recipe(folder)
     files = bundle.files(pack(weights, coarse=tuple(f"{name}." for name in sorted(rest))))
     files |= {
-        f"{PRETRAINED}/train_config.json": recipe,
-        f"{STATE}/training_step.json": {key: about[key] for key in KEPT if key in about},
+        checkpoint.RECIPE: recipe,
+        checkpoint.PROGRESS: {key: about[key] for key in KEPT if key in about},
     }
     copy = checkpoint.save(args.output / "checkpoints", int(folder.name), files)
     (args.output / "README.md").write_text(card(args, folder, recipe, about, figures))

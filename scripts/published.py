@@ -54,7 +54,7 @@ def variant(results: dict[str, Any], folder: str) -> dict[str, Any]:
     success = fmean(r["success"] for r in rows)
     # the tasks are fixed, the seeds are drawn
     error = 1.96 * math.sqrt(sum(r["success"] * (1 - r["success"]) / r["n"] for r in rows)) / len(rows)
-    recipe = checkpoint.read_json(Path(folder), "pretrained_model/train_config.json")
+    recipe = checkpoint.recipe(folder)
     samples = sum(recipe[stage]["steps"] * recipe[stage]["batch"] for stage in ("act", "think"))
     return {
         "success": round(success, 4),
@@ -71,7 +71,7 @@ def variant(results: dict[str, Any], folder: str) -> dict[str, Any]:
 def train_minutes(folder: str) -> float | None:
     if not folder:
         return None
-    return round(checkpoint.read_json(Path(folder), "training_state/training_step.json")["seconds"] / 60, 1)
+    return round(checkpoint.progress(folder)["seconds"] / 60, 1)
 
 
 def parameters(folder: str) -> int:

@@ -47,7 +47,7 @@ def main(args: Args) -> int:
     base = checkpoint.resolve(args.checkpoint)
     bundle = Bundle.load(base)
     _stackable(args.method, bundle)
-    tasks = envs.resolve(args.tasks or tuple(checkpoint.read_json(base, "pretrained_model/train_config.json")["tasks"]))
+    tasks = envs.resolve(args.tasks or tuple(checkpoint.recipe(base)["tasks"]))
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
     output = args.output or default_output("rl", args.method)
     with Run(output, args.resume) as run:
@@ -125,4 +125,4 @@ def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> N
 def _preset(base: Path) -> str:
     from policy import checkpoint
 
-    return str(checkpoint.read_json(base, "pretrained_model/train_config.json")["name"])
+    return str(checkpoint.recipe(base)["name"])

@@ -64,12 +64,12 @@ def _task_table(per_task: dict[str, dict[str, Any]]) -> list[str]:
     shown = [c for c in COLUMNS if any(c in row for row in per_task.values())]
     head = ["| task | " + " | ".join(shown) + " | episodes |", "|---" * (len(shown) + 2) + "|"]
     return head + [
-        f"| {task} | " + " | ".join(_cell(row.get(c)) for c in shown) + f" | {_count(row)} |"
+        f"| {task} | " + " | ".join(cell(row.get(c)) for c in shown) + f" | {_count(row)} |"
         for task, row in per_task.items()
     ]
 
 
-def _cell(entry: dict[str, float] | None) -> str:
+def cell(entry: dict[str, float] | None) -> str:
     return (
         "–" if entry is None else f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
     )

@@ -20,6 +20,7 @@ from policy.run import default_output
 from scripts.errors import UserError
 from scripts.film import Film, encode, save
 from scripts.manifest import manifest
+from scripts.tables import COLUMNS, cell
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 
@@ -87,7 +88,7 @@ def _spec(args: Args) -> AgentSpec:
 def _trained_on(args: Args) -> tuple[str, ...]:
     if args.agent != "checkpoint":
         return ("tabletop",)
-    config = checkpoint.read_json(checkpoint.resolve(args.checkpoint), "pretrained_model/train_config.json")
+    config = checkpoint.recipe(args.checkpoint)
     return tuple(config["tasks"])
 
 
@@ -136,19 +137,13 @@ def succeeded(clips: list[Clip]) -> str:
 
 
 def success_table(summary: dict[str, Any]) -> str:
-    names = [c for c in ("hierarchical", "flat", "wrong", "empty") if c in summary["mean"]]
+    names = [c for c in COLUMNS if c in summary["mean"]]
     head = "".join(f"<th>{name}</th>" for name in ("task", *names))
     rows = "".join(
-        f"<tr><td>{task}</td>" + "".join(f"<td>{_percent(row.get(name))}</td>" for name in names) + "</tr>"
+        f"<tr><td>{task}</td>" + "".join(f"<td>{cell(row.get(name))}</td>" for name in names) + "</tr>"
         for task, row in summary["per_task"].items()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _percent(entry: dict[str, float] | None) -> str:
-    if entry is None:
-        return "–"
-    return f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
 
 
 def card(clip: Clip) -> str:
@@ -156,8 +151,9 @@ def card(clip: Clip) -> str:
     video = base64.b64encode(clip.video).decode()
     name = f'<span class="badge">{clip.label}</span>' if clip.label else ""
     badge = '<span class="badge yes">success</span>' if o.success else '<span class="badge no">no success</span>'
+    where = f'<span class="small">{o.task}, seed {o.seed}, {steps} steps</span>'
     return f"""<article data-steps="{steps}" data-fps="{clip.fps}">
-<header><h2>{html.escape(o.told)}</h2>{name}{badge}<span class="small">{o.task}, seed {o.seed}, {steps} steps</span></header>
+<header><h2>{html.escape(o.told)}</h2>{name}{badge}{where}</header>
 <video controls muted loop playsinline src="data:video/mp4;base64,{video}"></video>
 <div class="captions">{"".join(f"<span>{c}</span>" for c in clip.film.captions)}</div>
 <div class="thought"></div>

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from policy import checkpoint
-from policy.bundle import PRETRAINED, Bundle
+from policy.bundle import Bundle
+from policy.checkpoint import PRETRAINED
 from policy.packed import SCALE, pack, unpack
 from scripts import export
 from scripts.errors import UserError

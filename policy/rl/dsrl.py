@@ -39,7 +39,7 @@ from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import NoiseEnv
-from policy.rl.progress import STATE, Learning, training_seed, undisturbed
+from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
 from policy.steering import Steering, SteeringConfig
 
@@ -210,10 +210,11 @@ def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
 
 
 def _restore(model: SAC, folder: Path) -> None:
-    model.policy.load_state_dict(checkpoint.read_tensors(folder, f"{STATE}/{NETWORKS}.safetensors"))
+    model.policy.load_state_dict(checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/{NETWORKS}.safetensors"))
     for name, optimizer in _optimizers(model).items():
-        moments = checkpoint.read_tensors(folder, f"{STATE}/{name}.safetensors")
-        optimizer.load_state_dict(optimizer_state.joined(moments, checkpoint.read_json(folder, f"{STATE}/{name}.json")))
+        moments = checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/{name}.safetensors")
+        groups = checkpoint.read_json(folder, f"{checkpoint.TRAINING}/{name}.json")
+        optimizer.load_state_dict(optimizer_state.joined(moments, groups))
 
 
 def _optimizers(model: SAC) -> dict[str, torch.optim.Optimizer]:

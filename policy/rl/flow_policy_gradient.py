@@ -30,7 +30,7 @@ from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, log_likelihood
-from policy.rl.progress import STATE, Learning, training_seed
+from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory
 from policy.standardise import Standardise
@@ -144,10 +144,12 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
     )
     if newest is not None:
-        explorer.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{EXPLORER}"))
-        critic.load_state_dict(checkpoint.read_tensors(newest, f"{STATE}/{CRITIC}"))
-        moments = checkpoint.read_tensors(newest, f"{STATE}/{MOMENTS}")
-        optimizer.load_state_dict(optimizer_state.joined(moments, checkpoint.read_json(newest, f"{STATE}/{GROUPS}")))
+        explorer.load_state_dict(checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{EXPLORER}"))
+        critic.load_state_dict(checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{CRITIC}"))
+        moments = checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{MOMENTS}")
+        optimizer.load_state_dict(
+            optimizer_state.joined(moments, checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}"))
+        )
     return Learner(bundle, explorer, critic.eval(), optimizer)
 
 

@@ -15,14 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from policy import checkpoint
-from policy.bundle import PRETRAINED, Bundle
+from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.judgement import Judgement
 from policy.run import Run
 from policy.statistics import Proportion
 from policy.steering import Steering
 
-STATE = "training_state"
 TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
@@ -101,7 +100,7 @@ class Learning(Practice):
         self.steps, self.episodes = steps, episodes
         if (folder := self.newest()) is None:
             return
-        before = checkpoint.read_json(folder, f"{STATE}/training_step.json")["rl"]
+        before = checkpoint.progress(folder)["rl"]
         for name, value in (self.about | {"tasks": list(self.tasks)}).items():
             if before[name] != value:
                 raise PolicyError(
@@ -127,8 +126,8 @@ class Learning(Practice):
         """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed."""
         self.saved = time.perf_counter()
         bundle = replace(self.bundle, steering=steering, judgement=judgement)
-        stored = checkpoint.read_json(self.base, f"{PRETRAINED}/train_config.json")
-        about = checkpoint.read_json(self.base, f"{STATE}/training_step.json")
+        stored = checkpoint.recipe(self.base)
+        about = checkpoint.progress(self.base)
         mine = self.about | {
             "tasks": list(self.tasks),
             "env_steps": self.steps,
@@ -137,9 +136,9 @@ class Learning(Practice):
         }
         files = bundle.files(dict(bundle.model.state_dict()) if weights is None else weights)
         files |= {
-            f"{PRETRAINED}/train_config.json": stored | {"tasks": list(self.tasks)},
-            f"{STATE}/training_step.json": about
+            checkpoint.RECIPE: stored | {"tasks": list(self.tasks)},
+            checkpoint.PROGRESS: about
             | {"stage": "rl", "rl": mine, "seconds": round(about["seconds"] + self.seconds, 1)},
         }
-        files |= {f"{STATE}/{name}": content for name, content in state.items()}
+        files |= {f"{checkpoint.TRAINING}/{name}": content for name, content in state.items()}
         return checkpoint.save(self.folder / "checkpoints", self.steps, files)

@@ -36,7 +36,7 @@ from policy.pool import Crash, Pool
 from policy.precision import fastest_dtype
 from policy.recipe import Stage
 from policy.rl.experience import Episode, Experience
-from policy.rl.progress import STATE, Learning, training_seed
+from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory
 from policy.rl.value import LOW, held_out_values, returns_of
@@ -83,7 +83,7 @@ def recap(
     demonstrations, took = of_demonstrations(bundle, cache, tasks, fastest_dtype()), 0.0
     while not learning.ended() and learning.left > took:
         begin, newest = learning.seconds, learning.newest()
-        known = 0 if newest is None else int(checkpoint.read_json(newest, f"{STATE}/{KNOWN}"))
+        known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{KNOWN}"))
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = known + max(settings.episodes, settings.each * len(tasks))
         _practise(actor, tasks, goal, learning, experience, settings, seed)

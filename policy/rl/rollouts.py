@@ -20,7 +20,6 @@ from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.rl.exploration import Explorer, noisy_chain
-from policy.rl.progress import STATE
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
 
@@ -111,7 +110,7 @@ def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept
 @lru_cache(maxsize=2)
 def _explorer(spec: AgentSpec) -> Explorer:
     explorer = Explorer.of(_agent(spec).bundle)
-    explorer.load_state_dict(checkpoint.read_tensors(Path(spec.checkpoint), f"{STATE}/{EXPLORER}"))
+    explorer.load_state_dict(checkpoint.read_tensors(Path(spec.checkpoint), f"{checkpoint.TRAINING}/{EXPLORER}"))
     return explorer.requires_grad_(False)
 
 

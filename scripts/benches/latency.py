@@ -23,7 +23,7 @@ def measure(args: Args) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     bundle = Bundle.load(args.checkpoint)
-    trained_on = checkpoint.read_json(checkpoint.resolve(args.checkpoint), "pretrained_model/train_config.json")
+    trained_on = checkpoint.recipe(args.checkpoint)
     environment = envs.make(envs.resolve(trained_on["tasks"])[0], bundle.sizes.image_size)
     obs, _ = environment.reset(seed=0)
     agent = TandemAgent(bundle, Runtime(execute=1))

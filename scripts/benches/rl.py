@@ -132,7 +132,7 @@ def _learned(args: Args, tasks: tuple[str, ...], method: str, seed: int) -> Path
 def _cost(folder: Path) -> dict[str, float]:
     from policy import checkpoint
 
-    made = checkpoint.read_json(checkpoint.resolve(folder), "training_state/training_step.json")["rl"]
+    made = checkpoint.progress(folder)["rl"]
     return {"env_steps": made["env_steps"], "minutes": made["seconds"] / 60}
 
 
