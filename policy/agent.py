@@ -77,7 +77,7 @@ class TandemAgent:
         self.goal: Tensor | None = None  # (1, K, D)
         self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64)
         self.subtask, self.progress = "", 0.0
-        self.step = self.since_tick = self.executed = 0
+        self.step = self.since_tick = self.since_kept = self.executed = 0
         self.entry: dict[str, Any] = dict(NOTHING_NEW)  # of the next step's trace
 
     @property
@@ -95,6 +95,7 @@ class TandemAgent:
         self.executed += 1
         self.step += 1
         self.since_tick += 1
+        self.since_kept += 1
         self.trace.append(
             {"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | self.entry
         )
@@ -139,8 +140,9 @@ class TandemAgent:
 
     def _think(self, z: Tensor, referents: Tensor, entry: dict[str, Any]) -> None:
         begin = time.perf_counter()
-        if not self.history or self.since_tick >= self.sizes.tick:
+        if not self.history or self.since_kept >= self.sizes.tick:  # thinking early does not make the past denser
             self.history.append(z[0])
+            self.since_kept = 0
         past = list(self.history)[:-1] + [z[0]]
         plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
         self.since_tick = 0

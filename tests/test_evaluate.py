@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from planner.system2 import Plan
 from policy.agent import Runtime
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
@@ -61,6 +63,27 @@ def test_images_are_made_when_the_agent_looks_and_are_then_the_same():
         assert outcome == found[0][0] and len(seen) == len(found[0][1]) > 3
         for ours, theirs in zip(seen, found[0][1], strict=True):
             assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_the_planner_sees_the_past_a_tick_apart_however_early_it_thinks(trained, monkeypatch, progress):
+    agent = load_agent(AgentSpec("checkpoint", str(trained), Runtime()))
+    sizes, steps, seen = agent.sizes, [], []
+    plan = Plan(
+        torch.zeros(1, sizes.subtask_length, dtype=torch.int64),
+        torch.zeros(1, sizes.goal_tokens, sizes.width),
+        torch.tensor([progress]),
+    )
+
+    def sample(*inputs):
+        steps.append(agent.step)
+        seen.append(int(inputs[3].sum()))  # ticks that are not made up
+        return plan
+
+    monkeypatch.setattr(agent.model.planner, "sample", sample)
+    run_episode(environment("reach", agent.image_size), agent, Episode("reach", 5))
+    assert steps[:3] == ([0, 4, 8] if progress else [0, 8, 16])  # it looks every 4 steps, a tick is 8
+    assert seen == [min(sizes.ticks, 1 + step // sizes.tick) for step in steps]
 
 
 def test_an_interrupted_evaluation_resumes_to_the_same_numbers(tmp_path):
