@@ -187,7 +187,7 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
 
 def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path, path: str = "") -> None:
     for key, value in asked.items():
-        old = stored.get(key)
+        old = stored.get(key, value)  # an older version had no such choice
         if isinstance(value, dict) and isinstance(old, dict):
             _refuse_changes(old, value, folder, f"{path}{key}.")
         elif (list(value) if isinstance(value, tuple) else value) != old and key not in (

@@ -12,7 +12,7 @@ from typing import Any
 
 from scripts.errors import UserError
 from scripts.manifest import manifest
-from scripts.plot import curves
+from scripts.plot import Band, Line, curves, linear, logarithmic
 from scripts.tables import render
 
 ROOT = Path(__file__).parent.parent
@@ -62,13 +62,34 @@ def _only(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
 
 def plots(folder: Path) -> dict[Path, str]:
     """SVG files beside the results they show, and their content."""
-    file = folder / "bench_backbone.json"
-    if not file.exists():
+    return _decoding(folder) | _learning(folder)
+
+
+def _decoding(folder: Path) -> dict[Path, str]:
+    if not (file := folder / "bench_backbone.json").exists():
         return {}
     table = json.loads(file.read_text())["metrics"]["decode"]["tokens in the cache"]
     names = next(iter(table.values()))
-    lines = {name.removesuffix("_ms"): {int(n): row[name] for n, row in table.items()} for name in names}
-    return {folder / "decode.svg": curves(lines, "tokens in the cache", "milliseconds a token")}
+    lines: dict[str, Line] = {
+        name.removesuffix("_ms"): {int(n): row[name] for n, row in table.items()} for name in names
+    }
+    x, y = logarithmic("tokens in the cache"), logarithmic("milliseconds a token", padded=True)
+    return {folder / "decode.svg": curves(lines, x, y)}
+
+
+def _learning(folder: Path) -> dict[Path, str]:
+    """Curves of reinforcement learning, one plot per group of runs that learned the same."""
+    if not (file := folder / "rl_curves.json").exists():
+        return {}
+    x, y = linear("environment steps"), linear("success of the last 100 episodes, %", padded=True)
+    drawn = {}
+    for group, methods in json.loads(file.read_text())["metrics"].items():
+        lines: dict[str, Line] = {m: {int(n): 100 * row["success"] for n, row in c.items()} for m, c in methods.items()}
+        bands: dict[str, Band] = {
+            m: {int(n): (100 * row["low"], 100 * row["high"]) for n, row in c.items()} for m, c in methods.items()
+        }
+        drawn[folder / f"rl_{group}.svg"] = curves(lines, x, y, bands)
+    return drawn
 
 
 def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path | None = None, **more: Any) -> Path:

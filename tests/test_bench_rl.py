@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.benches.rl import Args, gain, measure, results
+from scripts.benches.rl import Args, gain, learning_curves, measure, results
 from scripts.errors import UserError
 
 
@@ -59,6 +59,17 @@ def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_pa
     assert (metrics["push"]["recap"]["after"], metrics["stack"]["recap"]["after"]) == (0, 1)
     row = results(replace(args, result="rl_suite"), metrics)["rl_suite"]
     assert row["before"] == row["after"] == 0.5 and row["tasks_lower"] == 1
+
+
+def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
+    for seed, shares in enumerate(([0.0, 1.0], [0.5, 0.5])):
+        (tmp_path / f"pick_place_dsrl_{seed}").mkdir()
+        rows = [{"stage": "rl", "step": 1000 * (i + 1), "success": share} for i, share in enumerate(shares)]
+        lines = [json.dumps(row) for row in [*rows, {"stage": "recap", "step": 3}]]
+        (tmp_path / f"pick_place_dsrl_{seed}" / "log.jsonl").write_text("\n".join(lines))
+    found = learning_curves(tmp_path)["pick_place"]["dsrl"]
+    assert found["1000"]["success"] == 0.25 and found["2000"]["success"] == 0.75 and found["1500"]["success"] == 0.5
+    assert all(row["low"] < row["success"] < row["high"] and row["n"] == 200 for row in found.values())
 
 
 def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):

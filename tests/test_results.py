@@ -8,7 +8,7 @@ import pytest
 
 from scripts.errors import UserError
 from scripts.manifest import code_version
-from scripts.plot import curves
+from scripts.plot import curves, linear, logarithmic
 from scripts.results import add_to_result, fill, write_result
 from scripts.tables import render
 
@@ -56,15 +56,29 @@ def test_a_page_shows_all_numbers_or_those_it_names_and_refuses_what_was_not_mea
         fill(page.replace("slow", "width"), tmp_path)
 
 
-def test_a_plot_has_a_line_for_every_curve_inside_its_frame() -> None:
-    svg = ElementTree.fromstring(curves({"one": {1024: 2.0, 4096: 8.0}, "two": {1024: 1.0, 4096: 1.5}}, "x", "y"))
-    lines = svg.findall("{http://www.w3.org/2000/svg}polyline")
-    assert len(lines) == 2
-    for line in lines:
-        points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
-        assert all(0 <= u <= float(svg.attrib["width"]) and 0 <= v <= float(svg.attrib["height"]) for u, v in points)
-    rising = [float(point.split(",")[1]) for point in lines[0].attrib["points"].split()]
-    assert rising[1] < rising[0]  # up is up
+def places(shape: ElementTree.Element) -> list[tuple[float, float]]:
+    return [tuple(map(float, point.split(","))) for point in shape.attrib["points"].split()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("axis", [logarithmic, linear])
+def test_a_plot_has_a_line_for_every_curve_inside_its_frame(axis) -> None:
+    lines = {"one": {1024.0: 2.0, 4096.0: 8.0}, "two": {1024.0: 1.0, 4096.0: 1.5}}
+    bands = {"two": {1024.0: (0.5, 1.25), 4096.0: (1.25, 9.0)}}
+    svg = ElementTree.fromstring(curves(lines, axis("x"), axis("y", padded=True), bands))
+    space = "{http://www.w3.org/2000/svg}"
+    drawn, around = svg.findall(f"{space}polyline"), svg.findall(f"{space}polygon")
+    assert len(drawn) == 2 and len(around) == 1
+    for shape in [*drawn, *around]:
+        assert all(60 <= u <= 580 and 59.9 <= v <= 300.1 for u, v in places(shape))
+    rising = places(drawn[0])
+    assert rising[1][1] < rising[0][1]  # up is up
+    low, high = places(around[0])[:2], places(around[0])[:1:-1]
+    assert all(top < y < bottom for (_, top), (_, y), (_, bottom) in zip(high, places(drawn[1]), low, strict=True))
+
+
+def test_linear_ticks_are_round_and_around_the_numbers() -> None:
+    ticks = linear("y", padded=True).ticks(13.0, 87.0)
+    assert ticks == [0, 20, 40, 60, 80, 100] and linear("x").ticks(13.0, 87.0) == [20, 40, 60, 80]
 
 
 def test_the_code_version_notes_changed_code_and_not_changed_pages(tmp_path) -> None:

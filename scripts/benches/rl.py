@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 import envs
 from scripts.errors import UserError
 from scripts.settings import same_settings
@@ -58,8 +60,9 @@ def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is published, by name."""
     if args.result == "rl_suite":
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in metrics.items()})}
+    shown = {"rl": metrics, "rl_curves": learning_curves(args.output)}
     rows = [row["recap"] for row in metrics.values() if "recap" in row and row["recap"]["length_before"]]
-    return {"rl": metrics} | ({"rl_speed": speed(rows)} if rows else {})
+    return shown | ({"rl_speed": speed(rows)} if rows else {})
 
 
 def speed(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -67,6 +70,32 @@ def speed(rows: list[dict[str, Any]]) -> dict[str, float]:
     length = {name: sum(row[name] for row in rows) / len(rows) for name in ("length_before", "length_after")}
     success = {f"success_{name}": sum(row[name] for row in rows) / len(rows) for name in ("before", "after")}
     return length | {"change": length["length_after"] / length["length_before"] - 1} | success
+
+
+def learning_curves(output: Path) -> dict[str, dict[str, Any]]:
+    """{task or "together": {method: {environment steps: success with its interval}}}, of all runs of it; while a policy
+    learns it explores, so that this is less than what it reaches."""
+    runs: dict[str, dict[str, list[Path]]] = {}
+    for log in sorted(output.glob("*_*_*/log.jsonl")):
+        group, method, _ = log.parent.name.rsplit("_", 2)
+        runs.setdefault(group, {}).setdefault(method, []).append(log)
+    return {group: {method: curve(logs) for method, logs in methods.items()} for group, methods in runs.items()}
+
+
+def curve(logs: list[Path], points: int = 20) -> dict[str, Any]:
+    """The mean of several runs at steps that all of them reached, with Wilson's interval over their last episodes."""
+    from policy.rl.progress import WINDOW
+    from policy.statistics import Proportion
+
+    seen = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
+    lines = [[(row["step"], row["success"]) for row in rows if row["stage"] == "rl"] for rows in seen]
+    end = min(line[-1][0] for line in lines)
+    found = {}
+    for step in np.linspace(end / points, end, points):
+        share = float(np.mean([np.interp(step, *zip(*line, strict=True)) for line in lines]))
+        count = WINDOW * len(lines)
+        found[str(int(step))] = Proportion(round(share * count), count).as_dict()
+    return found
 
 
 def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
