@@ -71,9 +71,8 @@ def curves(lines: dict[str, Line], x: Axis, y: Axis, bands: dict[str, Band] | No
         parts.append(_text(MARGIN - 22, v + 4, f"{tick:g}"))
     for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
         if band := bands.get(name):
-            around = [at(n, low) for n, (low, _) in band.items()] + [
-                at(n, high) for n, (_, high) in [*band.items()][::-1]
-            ]
+            around = [at(n, low) for n, (low, _) in band.items()]
+            around += [at(n, high) for n, (_, high) in reversed(band.items())]
             parts.append(f'<polygon points="{_path(around)}" fill="{colour}" opacity="0.12"/>')
         points = [at(n, value) for n, value in line.items()]
         parts.append(f'<polyline points="{_path(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')

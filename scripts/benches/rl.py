@@ -92,7 +92,9 @@ def curve(logs: list[Path], points: int = 20) -> dict[str, Any]:
     end = min(line[-1][0] for line in lines)
     found = {}
     for step in np.linspace(end / points, end, points):
-        share = float(np.mean([np.interp(step, *zip(*line, strict=True)) for line in lines]))
+        share = float(
+            np.mean([np.interp(step, [n for n, _ in line], [success for _, success in line]) for line in lines])
+        )
         count = WINDOW * len(lines)
         found[str(int(step))] = Proportion(round(share * count), count).as_dict()
     return found
