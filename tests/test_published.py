@@ -34,6 +34,7 @@ def test_tiers_without_a_task_do_not_count():
 def folder(tmp_path):
     (tmp_path / "pretrained_model").mkdir()
     (tmp_path / "training_state").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
     weights = {"encoder.a": torch.zeros(3, 5), "planner.b": torch.zeros(7), "decoder.c": torch.zeros(100)}
     save_file(weights, tmp_path / "pretrained_model" / "model.safetensors")
     stage = {"steps": 300, "batch": 10}
