@@ -20,12 +20,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def expert(env: Any, seed: int, steady: bool = False) -> Script:
-    """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`. steady: it never perturbs
-    its actions on purpose, as it does to show how to recover."""
+def expert(env: Any, seed: int, disturbed: float | None = None) -> Script:
+    """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`. disturbed: chance of every
+    step that a perturbation of its actions starts, which shows how to recover; none: its own."""
     script: Script = env.unwrapped.expert(seed)
-    if steady:
-        script.steady()
+    if disturbed is not None:
+        script.disturb(disturbed)
     return script
 
 

@@ -21,8 +21,9 @@ class Bursts(Generic[T]):
         self._left = 0
         self._drawn: T | None = None
 
-    def stop(self) -> None:
-        self._rate, self._left = 0.0, 0
+    def change(self, rate: float) -> None:
+        """From the next burst on."""
+        self._rate, self._left = rate, 0
 
     def step(self) -> T | None:
         """What disturbs this step; None: nothing does."""

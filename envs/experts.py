@@ -37,9 +37,8 @@ class Expert:
         self.sim, self.names = sim, names
         self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
-    def steady(self) -> None:
-        """From now on nothing is perturbed."""
-        self._bursts.stop()
+    def disturb(self, rate: float) -> None:
+        self._bursts.change(rate)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""

@@ -131,8 +131,8 @@ class _PlainScript:
     def __init__(self, env: PlainEnv, script: Callable[[Any], np.ndarray]):
         self._env, self._script = env, script
 
-    def steady(self) -> None:
-        """Nothing ever disturbs it."""
+    def disturb(self, rate: float) -> None:
+        """Nothing ever does."""
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         action = np.clip(self._script(self._env.seen), -1.0, 1.0)

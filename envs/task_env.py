@@ -29,8 +29,8 @@ class Script(Protocol):
         """-> action float32 (A,) in [-1, 1]; what it is doing, in words; was the action perturbed on purpose."""
         ...
 
-    def steady(self) -> None:
-        """From now on no action is perturbed on purpose."""
+    def disturb(self, rate: float) -> None:
+        """rate: chance of every step from now on that a perturbation starts; 0: nothing is perturbed on purpose."""
 
 
 class TaskEnv(gymnasium.Env):

@@ -76,10 +76,10 @@ def demo() -> Recipe:
 
 
 def few() -> Recipe:
-    """Three tasks from 15 demonstrations each, half an hour on two cores: where `tandem rl` begins. The eyes are not
-    what is to be short: the encoder sees 200 more episodes a task, without their actions."""
+    """Three tasks from 25 demonstrations each, half an hour on two cores: where `tandem rl` begins. The eyes are not
+    what is to be short: the encoder sees 150 more episodes a task, without their actions."""
     tasks = ("push", "pick_place", "stack")
-    return Recipe("few", tasks, 15, Stage(steps=2500), Stage(steps=300), watched=200)
+    return Recipe("few", tasks, 25, Stage(steps=2500), Stage(steps=300), watched=150)
 
 
 def tabletop() -> Recipe:

@@ -24,6 +24,9 @@ from scripts.errors import UserError
 # Recorded beyond the first success [s]: without it the data never shows how a goal is held, and policies that arrive
 # slightly off have seen nothing like it: they stop a hair before the threshold at which every demonstration ends.
 SETTLE = 0.3
+# Chance a step that a perturbation starts in an episode that is only watched. A policy that still errs gets itself
+# where no demonstration was, and eyes that were never there misplace things by centimetres.
+RESTLESS = 0.15
 PATIENCE = 10  # failed attempts per wanted episode after which an expert that never succeeded is given up
 
 
@@ -36,7 +39,7 @@ class Args:
     output: Path | None = None  # folder of the data set; default: datasets/<first of the tasks>
     image_size: int | None = None  # side of the square images in pixels; default: the tasks' own
     mode: Literal["image", "video"] = "image"  # PNG frames, lossless; or H.264, smaller
-    watched: bool = False  # as video without actions: what is seen teaches the encoder, nothing is imitated
+    watched: bool = False  # as video without actions, of a clumsy expert: it teaches the encoder, nothing is imitated
     workers: int = 2  # processes
     resume: bool = False  # continue the data set in `output`
     dry_run: bool = False  # print the resolved settings and stop
@@ -126,10 +129,10 @@ def _environment(task: str, image_size: int | None) -> Any:
 
 
 def record(job: Job) -> EncodedEpisode | None:
-    """One expert episode, or None where the expert failed. Runs in a worker."""
+    """One expert episode, or None where the expert failed and is to be imitated. Runs in a worker."""
     env = _environment(job.task, job.image_size)
     obs, _ = env.reset(seed=job.seed)
-    instruction, expert = obs["task"], envs.expert(env, job.seed)
+    instruction, expert = obs["task"], envs.expert(env, job.seed, RESTLESS if job.watched else None)
     encoder = EpisodeEncoder(_contract((job.task,), job.image_size), job.mode)
     left, succeeded = round(SETTLE * encoder.contract.fps), False
     for step in range(env.unwrapped.horizon):
@@ -146,7 +149,7 @@ def record(job: Job) -> EncodedEpisode | None:
         )
         if done:
             break
-    if not succeeded:
+    if not succeeded and not job.watched:
         return None
-    meta = {"sim/seed": job.seed, "sim/success": True, "sim/task": job.task, "source": "expert"}
+    meta = {"sim/seed": job.seed, "sim/success": succeeded, "sim/task": job.task, "source": "expert"}
     return encoder.finish(instruction, meta)

@@ -144,6 +144,7 @@ def test_what_is_only_watched_teaches_the_eyes_and_nothing_else(tmp_path):
     collect.main(collect.Args(("reach",), episodes=1, output=shown, workers=1))
     collect.main(collect.Args(("reach",), episodes=4, first_seed=50, output=watched, watched=True, workers=1))
     cache = FrameCache.build([shown, watched], tmp_path / "cache", progress=False)
+    assert cache.columns["perturbed"][cache.episode_of > 0].all()
     assert is_watched(cache).tolist() == [False, True, True, True, True]
     frames = frames_to_learn(cache)
     seen = cache.episode_of[frames] > 0

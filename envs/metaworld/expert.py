@@ -41,9 +41,8 @@ class MetaWorldExpert:
         self._stage = 0
         self._bursts = Bursts(np.random.default_rng([11, seed]), BURST_RATE, BURST_STEPS, _push)
 
-    def steady(self) -> None:
-        """From now on nothing is perturbed."""
-        self._bursts.stop()
+    def disturb(self, rate: float) -> None:
+        self._bursts.change(rate)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (4,), clipped as it is executed; subtask; is the hand being pushed."""

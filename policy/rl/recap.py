@@ -60,8 +60,8 @@ class Shares:
 class Recap:
     """Settings."""
 
-    episodes: int = 200  # own, per round; at least `each` of every task
-    each: int = 10
+    episodes: int = 400  # own, per round; at least `each` of every task
+    each: int = 20
     helped: float = 0.5  # share of episodes in which the expert takes over
     takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
     good: float = 0.6  # share of the chunks of a task's successes that are judged good

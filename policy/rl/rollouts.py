@@ -78,7 +78,7 @@ def roll_out(job: Job) -> Trajectory:
     try:
         while not ended:
             if agent.step == limit < horizon(job.task):
-                expert = envs.expert(env, job.seed, steady=True)
+                expert = envs.expert(env, job.seed, disturbed=0.0)
                 inner.horizon = limit + horizon(job.task)
             if agent.looks:
                 situation = agent.look(obs)
