@@ -75,6 +75,7 @@ class TandemAgent:
         self.queue: deque[np.ndarray] = deque()  # normalised actions not yet executed
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
         self.goal: Tensor | None = None  # (1, K, D)
+        self.looked = 0  # times that steering was asked
         self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64)
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.since_kept = self.executed = 0
@@ -129,8 +130,11 @@ class TandemAgent:
 
     def noise(self, situation: Situation) -> Tensor:
         """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
-        if self.bundle.steering is not None:
-            return self.bundle.steering(situation.features())
+        if (steering := self.bundle.steering) is not None:
+            if self.looked % steering.cfg.hold == 0:
+                self.steered = steering(situation.features())
+            self.looked += 1
+            return self.steered
         cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
         return torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)

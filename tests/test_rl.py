@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from policy import checkpoint
-from policy.agent import Runtime
+from policy.agent import Runtime, TandemAgent
 from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
@@ -158,6 +158,32 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
     with pytest.raises(PolicyError, match="no demonstrations of stack"):
         data = ["--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
         ask("--method", "recap", "--tasks", "stack", *data)
+
+
+def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatch):
+    """Exported, a choice lasts as long as it did while learning: the same layout ends the same."""
+    from dataclasses import replace
+
+    from policy.rl.noise_env import HOLD
+    from policy.rollout import Episode, run_episode
+    from policy.steering import Steering, SteeringConfig
+
+    env = NoiseEnv(spec(trained), ("reach",), first_seed=11)
+    env.next_seed = 11
+    features, _ = env.reset()
+    bundle, sizes = env.agent.bundle, env.agent.bundle.feature_sizes
+    cfg = SteeringConfig(sizes.features, sizes.plain, bundle.sizes.chunk, env.action_space.shape[0], HOLD, (8,))
+    torch.manual_seed(0)
+    steering = Steering(cfg).requires_grad_(False)
+    ended = False
+    while not ended:
+        chosen = steering.mu(steering.latent_pi(steering.standardise(torch.from_numpy(features)[None]))).tanh()[0]
+        features, _, success, truncated, info = env.step(chosen.numpy())
+        ended = success or truncated
+    agent = TandemAgent(replace(bundle, steering=steering), env.agent.runtime)
+    outcome = run_episode(env.env, agent, Episode("reach", 11, "flat"))
+    assert (outcome.steps, outcome.success) == (info["steps"], info["is_success"])
+    assert HOLD * len(info["episode_log"]["noise"]) >= agent.looked > HOLD * (len(info["episode_log"]["noise"]) - 1)
 
 
 def test_steered_noise_is_as_likely_as_the_noise_of_training():

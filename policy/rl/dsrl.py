@@ -1,6 +1,6 @@
 """DSRL: stable-baselines3's SAC chooses the noise of a frozen flow (arXiv 2506.15799).
 
-    SAC on NoiseEnv: observation = pooled latents, action = noise of the next chunk, reward = -1 a look until success
+    SAC on NoiseEnv: observation = pooled latents, action = noise of the next chunk, reward = -1 a choice until success
     the actor becomes policy.steering.Steering in an otherwise unchanged checkpoint
 
 The default of `tandem rl`: cheap (small networks, nothing of the policy is trained) and safe (no chunk that the flow
@@ -11,9 +11,9 @@ Notable choices
 - An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
   better than none. Left to the critic, that value takes tens of thousands of updates to appear.
 - The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again.
-- Critics normalise their layers, as in DSRL's code; returns of a few looks carry success back faster than one.
+- Critics normalise their layers, as in DSRL's code; returns of a few choices carry success back faster than one.
 - Features are standardised by the episodes of the warm-up.
-- Updates per look are few (DSRL's code: 20): on two cores simulation and updates share them, and looks are cheaper.
+- Updates per choice are fewer than in DSRL's code (20): on two cores simulation and updates share them.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.rl.experience import Episode, Experience
-from policy.rl.noise_env import NoiseEnv
+from policy.rl.noise_env import HOLD, NoiseEnv
 from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
 from policy.steering import Steering, SteeringConfig
@@ -50,16 +50,16 @@ NETWORKS = "sac"  # in a checkpoint's training state
 class DSRL:
     """Settings."""
 
-    gradient_steps: int = 6  # updates per look of every environment at once
+    gradient_steps: int = 12  # updates per choice of every environment at once
     learning_rate: float = 3e-4
     batch: int = 256
-    discount: float = 0.97  # per look; episodes have some twenty
-    returns: int = 3  # looks whose rewards are added up before the critic is asked
+    discount: float = 0.93  # per choice; episodes have four to ten
+    returns: int = 2  # choices whose rewards are added up before the critic is asked
     target_rate: float = 0.01  # of the critics' averages
     entropy: float = 0.03  # its weight; success is worth up to 1 / (1 - discount)
     hidden: tuple[int, ...] = (256, 256)
-    warm_up: int = 1500  # looks with random noise
-    capacity: int = 150_000  # looks in memory
+    warm_up: int = 500  # choices of random noise
+    capacity: int = 100_000  # choices in memory
 
 
 class Standardised(BaseFeaturesExtractor):
@@ -101,7 +101,7 @@ class WholeEpisodes(NStepReplayBuffer):
         """Steps of an episode that is not whole yet."""
 
     def take(self, episode: Episode, failure: float) -> None:
-        """failure: the reward of a last look that did not lead to success."""
+        """failure: the reward of a last choice that did not lead to success."""
         features, noise = episode["features"], episode["noise"]
         last = len(noise) - 1
         for i, action in enumerate(noise):
@@ -152,7 +152,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
         failure = -1 / (1 - settings.discount)
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
-        model.num_timesteps = _looks(experience)
+        model.num_timesteps = _choices(experience)
         save = partial(_save, model, learning, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
@@ -162,18 +162,18 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
 
 
 def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, settings: DSRL, seed: int) -> None:
-    """Random noise until the experience holds `warm_up` looks."""
+    """Random noise until the experience holds `warm_up` choices."""
     rng = np.random.default_rng([seed, len(experience)])
-    looks = _looks(experience)
-    if looks < settings.warm_up:
+    choices = _choices(experience)
+    if choices < settings.warm_up:
         envs.reset()
-    while looks < settings.warm_up and not learning.ended():
+    while choices < settings.warm_up and not learning.ended():
         shape = (envs.num_envs, *(envs.action_space.shape or ()))
         actions = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-        looks += sum(len(e["noise"]) for e in _store(envs.step(actions)[3], learning, experience))
+        choices += sum(len(e["noise"]) for e in _store(envs.step(actions)[3], learning, experience))
 
 
-def _looks(experience: Experience) -> int:
+def _choices(experience: Experience) -> int:
     return sum(len(episode["noise"]) for episode in experience)
 
 
@@ -225,7 +225,12 @@ def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
     actor, sizes, bundle = cast(Any, model.policy.actor), learning.bundle.feature_sizes, learning.bundle
     steering = Steering(
         SteeringConfig(
-            sizes.features, sizes.plain, bundle.sizes.chunk, bundle.model.controller.cfg.action_dim, settings.hidden
+            sizes.features,
+            sizes.plain,
+            bundle.sizes.chunk,
+            bundle.model.controller.cfg.action_dim,
+            HOLD,
+            settings.hidden,
         )
     )
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())

@@ -2,10 +2,11 @@
 
     observation  float32 (F,)   what the agent sees at a look (policy/situation.py)
     action       float32 (A,) in [-1, 1], the noise of the next chunk (policy/steering.py)
-    reward       -1 until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
+    reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
-A step is one look of the agent: the control steps of a chunk that run before it looks again. The finished episode's
-arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from `first_seed`.
+A step is `HOLD` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
+the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
+`first_seed`.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
@@ -21,6 +23,8 @@ from policy.errors import PolicyError
 from policy.rl.progress import TRAINING_SEEDS
 from policy.rollout import environment, noise_seed
 from policy.steering import spread
+
+HOLD = 3  # looks that a choice lasts
 
 
 class NoiseEnv(gymnasium.Env):
@@ -58,8 +62,7 @@ class NoiseEnv(gymnasium.Env):
             raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
-        self.agent.decide(self.situation, spread(torch.from_numpy(noise)[None], self.chunk))
-        success, truncated = self._run()
+        success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
         info: dict[str, Any] = {"is_success": success}
         if success or truncated:
             log = {key: np.stack(rows) for key, rows in self.kept.items()}
@@ -70,8 +73,19 @@ class NoiseEnv(gymnasium.Env):
 
     def _look(self) -> np.ndarray:
         self.situation = self.agent.look(self.obs)
-        self.features = self.situation.features()[0].numpy()
+        self.features: np.ndarray = self.situation.features()[0].numpy()
         return self.features
+
+    def _act(self, noise: Tensor) -> tuple[bool, bool]:
+        """`HOLD` looks with that noise -> success, truncated."""
+        for left in reversed(range(HOLD)):
+            self.agent.decide(self.situation, noise)
+            success, truncated = self._run()
+            if success or truncated:
+                break
+            if left:
+                self.situation = self.agent.look(self.obs)
+        return success, truncated
 
     def _run(self) -> tuple[bool, bool]:
         """Control steps until the agent looks again, or the episode ends -> success, truncated."""
