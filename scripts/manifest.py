@@ -33,8 +33,9 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 
 def this_command() -> str:
-    """As a user would type it."""
-    return "tandem " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tandem") else shlex.join(sys.argv)
+    """As a user would type it; `python -m scripts` is the same."""
+    ours = Path(sys.argv[0]).name in ("tandem", "__main__.py")
+    return "tandem " + shlex.join(sys.argv[1:]) if ours else shlex.join(sys.argv)
 
 
 def say_how(output: Path) -> None:

@@ -9,11 +9,11 @@ from scripts.errors import UserError
 
 
 def same_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Keeps them in the folder; UserError where it was begun with others."""
+    """Keeps them in the folder, with those that others asked for; UserError where it was begun with another value."""
     settings, file = json.loads(json.dumps(settings, default=str)), output / "settings.json"
-    if not file.exists():
-        write_atomic(file, json_bytes(settings))
-    stored = json.loads(file.read_text())
-    if differ := [key for key in settings if stored.get(key) != settings[key]]:
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    if differ := [key for key in settings if stored.get(key, settings[key]) != settings[key]]:
         name = differ[0].replace("_", "-")
-        raise UserError(f"{output} was made with another --{name} ({stored.get(differ[0])}); choose another --output")
+        raise UserError(f"{output} was made with another --{name} ({stored[differ[0]]}); choose another --output")
+    if settings.keys() - stored.keys():
+        write_atomic(file, json_bytes(stored | settings))

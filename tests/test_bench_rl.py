@@ -78,7 +78,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     learned(tmp_path, "push_dsrl_0", push=[True, False])
     args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, output=tmp_path)
     metrics = measure(args)
-    with pytest.raises(UserError, match="another --minutes"):
+    with pytest.raises(UserError, match="another --minutes of dsrl"):
         measure(replace(args, minutes=1.0))
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
     published = results(args, metrics)

@@ -42,7 +42,8 @@ def measure(args: Args) -> dict[str, Any]:
     from policy import checkpoint
 
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
-    same_settings(args.output, {"checkpoint": digest, "minutes": args.minutes, "episodes": args.episodes})
+    minutes = {f"minutes of {method}": args.minutes for method in args.methods}
+    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes} | minutes)
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found: dict[str, dict[str, list[Path]]] = {task: {} for task in tasks}  # task -> method -> a run per seed
     for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
