@@ -12,6 +12,7 @@ Notable choices
   are averaged: the ratio of the sum would leave every clip after one update.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
   Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
+- Only the looks that tell most are learned from: on two cores an update costs more than the episodes behind it.
 - The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
 """
 
@@ -43,8 +44,9 @@ class FlowPolicyGradient:
     critic: Literal["value", "group"] = "value"
     episodes: int = 96  # per round
     group: int = 8  # of them share a layout, where critic="group"
+    telling: float = 0.5  # share of a round's looks that are learned from: those of the largest advantages
     epochs: int = 2
-    batch: int = 512  # looks a step
+    batch: int = 400  # looks a step
     learning_rate: float = 3e-5  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
@@ -176,7 +178,7 @@ class Round:
     executed: Tensor  # (F, H) bool
     features: Tensor  # (F, ...)
     gain: Tensor  # (F,) advantages
-    old: Tensor  # (F,) log-likelihoods when they were acted
+    old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
 
 
 def update(
@@ -201,11 +203,12 @@ def update(
     else:
         with torch.no_grad():
             gain = estimate(samples, learner.critic(seen), settings)
+    telling = gain.abs().topk(max(1, round(settings.telling * len(samples)))).indices
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples)))
     with torch.no_grad():
-        now.old = torch.cat([_likelihood(learner, now, rows) for rows in torch.arange(len(samples)).split(256)])
+        now.old[telling] = torch.cat([_likelihood(learner, now, rows) for rows in telling.split(256)])
     divergence, updates = 0.0, 0
-    for rows in (rows for _ in range(settings.epochs) for rows in _parts(len(samples), settings.batch)):
+    for rows in (rows for _ in range(settings.epochs) for rows in _parts(telling, settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
@@ -214,9 +217,9 @@ def update(
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
 
 
-def _parts(count: int, batch: int) -> tuple[Tensor, ...]:
-    """Rows in random order, in equal parts of at most about `batch`: a small one would be a step of its own."""
-    return torch.randperm(count).tensor_split(max(1, round(count / batch)))
+def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """The rows in random order, in equal parts of about `batch`: a small one would be a step of its own."""
+    return rows[torch.randperm(len(rows))].tensor_split(max(1, round(len(rows) / batch)))
 
 
 def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowPolicyGradient) -> float:
