@@ -83,7 +83,10 @@ def _learning(folder: Path) -> dict[Path, str]:
         return {}
     x, y = linear("environment steps"), linear("success of the last 100 episodes, %", padded=True)
     drawn = {}
-    for group, methods in json.loads(file.read_text())["metrics"].items():
+    for group, found in json.loads(file.read_text())["metrics"].items():
+        methods = {method: curve for method, curve in found.items() if curve}
+        if not methods:
+            continue
         lines: dict[str, Line] = {m: {int(n): 100 * row["success"] for n, row in c.items()} for m, c in methods.items()}
         bands: dict[str, Band] = {
             m: {int(n): (100 * row["low"], 100 * row["high"]) for n, row in c.items()} for m, c in methods.items()

@@ -90,12 +90,12 @@ def curve(logs: list[Path], points: int = 20) -> dict[str, Any]:
 
     seen = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
     lines = [[(row["step"], row["success"]) for row in rows if row["stage"] == "rl"] for rows in seen]
+    if not (lines := [line for line in lines if line]):  # runs too short for a point
+        return {}
     end = min(line[-1][0] for line in lines)
     found = {}
     for step in np.linspace(end / points, end, points):
-        share = float(
-            np.mean([np.interp(step, [n for n, _ in line], [success for _, success in line]) for line in lines])
-        )
+        share = float(np.mean([np.interp(step, *np.transpose(line)) for line in lines]))
         count = WINDOW * len(lines)
         found[str(int(step))] = Proportion(round(share * count), count).as_dict()
     return found
