@@ -38,10 +38,11 @@ class _ShortConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, y = ctx.saved_tensors
+        rows = 1 if x.is_cpu else len(x)  # a row fits into the CPU's cache; a GPU wants few and large operations
         g, N, d_weight = torch.ops.aten.silu_backward(grads[0], y), y.shape[1], torch.zeros_like(weight)
         for j in range(weight.shape[-1]):
-            for x_row, g_row in zip(x[:, j * ctx.dilation :], g, strict=True):  # a row fits into the CPU's cache
-                d_weight[:, 0, j] += (x_row[:N] * g_row).sum(0)
+            for x_rows, g_rows in zip(x[:, j * ctx.dilation :].split(rows), g.split(rows), strict=True):
+                d_weight[:, 0, j] += (x_rows[:, :N] * g_rows).sum((0, 1))
         margin = x.shape[1] - N
         return _channels_last(F.pad(g, (0, 0, margin, margin)), weight.flip(-1), ctx.dilation), d_weight, None
 

@@ -36,6 +36,7 @@ class Runtime:
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
+    device: str = "cpu"  # cpu, cuda, or auto. At one scene a time a processor is about as fast (docs/architecture.md)
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
@@ -68,7 +69,7 @@ class TandemAgent:
 
     def reset(self, instruction: str, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length)
+        self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length).to(self.bundle.device)
         self.events: Counter[str] = Counter()
         self.limiter = ActionLimiter(self.model.controller.cfg.action_dim, self.events)
         self.trace: list[dict[str, Any]] = []
@@ -76,7 +77,7 @@ class TandemAgent:
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
         self.goal: Tensor | None = None  # (1, K, D)
         self.looked = 0  # times that steering was asked
-        self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64)
+        self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64, device=self.bundle.device)
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.since_kept = self.executed = 0
         self.entry: dict[str, Any] = dict(NOTHING_NEW)  # of the next step's trace
@@ -126,7 +127,7 @@ class TandemAgent:
 
     def commit(self, chunk: Tensor) -> None:
         """The next actions are this chunk's, (H, A) normalised."""
-        self.queue, self.executed = deque(chunk.numpy()), 0
+        self.queue, self.executed = deque(chunk.cpu().numpy()), 0
 
     def noise(self, situation: Situation) -> Tensor:
         """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
@@ -137,7 +138,8 @@ class TandemAgent:
             return self.steered
         cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
-        return torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)
+        noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)  # the same on every device
+        return noise.to(self.bundle.device)
 
     def _tick_is_due(self) -> bool:
         return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
@@ -149,9 +151,10 @@ class TandemAgent:
             self.since_kept = 0
         past = list(self.history)[:-1] + [z[0]]
         plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
+        finite = bool(torch.isfinite(plan.goal).all())
         self.since_tick = 0
         entry["planner_ms"] = 1e3 * (time.perf_counter() - begin)
-        if not bool(torch.isfinite(plan.goal).all()):
+        if not finite:
             self.events["planner_failed"] += 1
             return
         text = self.bundle.text(plan.subtask[0])
@@ -166,7 +169,7 @@ class TandemAgent:
         """Ticks so far -> z (1, P, N, D), oldest first, and mask (1, P): the missing oldest ticks repeat the first."""
         P = self.sizes.ticks
         missing = P - len(past)
-        mask = torch.tensor([[False] * missing + [True] * len(past)])
+        mask = torch.tensor([[False] * missing + [True] * len(past)], device=past[0].device)
         return torch.stack([past[0]] * missing + past).unsqueeze(0), mask
 
     def _choose(self, situation: Situation, noise: Tensor) -> Tensor:
@@ -185,11 +188,13 @@ class TandemAgent:
         known = (self.instruction, situation.z, situation.referents, situation.goal)
         if judgement is None:
             return controller.sample(controller.context(*known), noise, self._prefix())
-        told, guidance = controller.context(*known, told=judgement(torch.tensor([GOOD]))), judgement.cfg.guidance
+        guidance, good = judgement.cfg.guidance, judgement(torch.tensor([GOOD], device=noise.device))
+        told = controller.context(*known, told=good)
         untold = None if guidance == 1.0 else controller.context(*known)
         return controller.sample(told, noise, self._prefix(), untold, guidance)
 
     def _prefix(self) -> Tensor | None:
         if not self.runtime.committed or not self.queue:
             return None
-        return torch.from_numpy(np.stack(list(self.queue)[: self.runtime.committed])).unsqueeze(0)
+        kept = np.stack(list(self.queue)[: self.runtime.committed])
+        return torch.from_numpy(kept).unsqueeze(0).to(self.bundle.device)

@@ -11,6 +11,7 @@ import envs
 from data.contract import Contract
 from policy.agent import Runtime, TandemAgent
 from policy.bundle import Bundle, stored_config
+from policy.device import resolve_device
 from policy.errors import PolicyError
 
 
@@ -43,7 +44,8 @@ def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:
     if spec.kind == "checkpoint":
         size = stored_config(spec.checkpoint).sizes.image_size
         contract = Contract.from_fields(envs.contract_fields(tasks, size)) if tasks else None
-        return TandemAgent(Bundle.load(spec.checkpoint, expect=contract), spec.runtime)
+        bundle = Bundle.load(spec.checkpoint, expect=contract).to(resolve_device(spec.runtime.device))
+        return TandemAgent(bundle, spec.runtime)
     if spec.kind not in ("expert", "random"):
         raise PolicyError(f"unknown agent {spec.kind!r}; known: checkpoint, expert, random")
     return ExpertAgent() if spec.kind == "expert" else RandomAgent()

@@ -75,6 +75,17 @@ class Bundle:
             | _part_files("judgement", self.judgement)
         )
 
+    def to(self, device: torch.device) -> "Bundle":
+        """Itself, its networks moved."""
+        for part in (self.model, self.steering, self.judgement):
+            if part is not None:
+                part.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.read_out.queries.device
+
     @property
     def sizes(self) -> Sizes:
         return self.config.sizes
@@ -113,7 +124,8 @@ class Bundle:
         """
 
         def read(key: str) -> Tensor:
-            return torch.from_numpy(np.array(self.contract.check_value(key, obs, "observation")))[None]
+            value = np.array(self.contract.check_value(key, obs, "observation"))
+            return torch.from_numpy(value)[None].to(self.device)
 
         images = {camera: read(f"observation.images.{camera}") for camera in self.cameras}
         return images, self.normalized_state(read(STATE))
@@ -141,7 +153,7 @@ class Bundle:
     def picture(self, goal: Tensor) -> np.ndarray:
         """Goal tokens (1, K, D) -> what they look like, uint8 (h, w, 3)."""
         image = self.model.decoder(goal)[0].clamp(0, 1)
-        return (image.permute(1, 2, 0) * 255).byte().numpy()
+        return (image.permute(1, 2, 0) * 255).byte().cpu().numpy()
 
 
 P = TypeVar("P", Steering, Judgement)

@@ -10,6 +10,7 @@ from data.cache import FrameCache
 from data.progress import progress_bar
 from data.windows import look
 from policy.bundle import Bundle
+from policy.device import to_device
 from policy.precision import autocast
 from policy.team import ALONE, Team
 
@@ -36,15 +37,14 @@ def encode_all(
 ) -> Latents:
     """Every process of the team encodes its share and has all in the end. frames: the others stay zero."""
     model, count = bundle.model, len(cache)
-    device = next(model.parameters()).device
+    device = bundle.device
     z = torch.zeros(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
     g = torch.zeros(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
     parts = torch.as_tensor(np.arange(count) if frames is None else frames).split(BATCH)[team.rank :: team.size]
     for rows in progress_bar(iterable=parts, desc="encode", unit="batch", disable=team.rank > 0):
-        seen = look(cache, rows.numpy())
-        images = {camera: frames.to(device) for camera, frames in seen["images"].items()}
+        seen = to_device(look(cache, rows.numpy()), device)
         with autocast(device, dtype):
-            scene = model.encoder(images, bundle.normalized_state(seen["state"].to(device)))
+            scene = model.encoder(seen["images"], bundle.normalized_state(seen["state"]))
             z[rows], g[rows] = scene.z.cpu().to(z.dtype), model.read_out(scene.z).cpu().to(g.dtype)
     team.add([z, g])
     return Latents(z, g)

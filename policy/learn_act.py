@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
 from planner.grounding import grounding_loss
+from policy.device import to_device
 from policy.model import Tandem
 from policy.scene_encoder import keypoint_loss, way_loss
 from policy.team import ALONE, Team
@@ -58,7 +59,7 @@ class ActLearner:
             cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, frames=frames_to_learn(cache),
             share=(team.rank, team.size),
         )  # fmt: skip
-        self.words = bundle.tokenize(cache.instructions, sizes.instruction_length)
+        self.words = bundle.tokenize(cache.instructions, sizes.instruction_length).to(bundle.device)
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -70,6 +71,7 @@ class ActLearner:
             yield from loader
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = to_device(batch, self.bundle.device)
         state = self.bundle.normalized_state(batch["state"])
         scene = self.model.encoder(batch["images"], state)
         goal, has_goal = self._goals(batch, scene.z)
@@ -97,7 +99,7 @@ class ActLearner:
         state = self.bundle.normalized_state(batch["subgoal"]["state"][:half])
         goal = self.average.read_out(self.average.encoder(images, state).z)
         nothing = goal.new_zeros(len(z) - half, *goal.shape[1:])
-        return torch.cat([goal, nothing]), torch.arange(len(z)) < half
+        return torch.cat([goal, nothing]), torch.arange(len(z), device=z.device) < half
 
     def after_step(self) -> None:
         """Nothing to do between steps."""

@@ -19,6 +19,7 @@ from backbone.moe import expert_loads
 from data.cache import FrameCache
 from data.windows import Extras, Loader, Sampler
 from policy.bundle import Bundle
+from policy.device import to_device
 from policy.latents import encode_all
 from policy.learn_act import is_watched
 from policy.team import ALONE, Team
@@ -46,7 +47,6 @@ class ThinkLearner:
         """average: not used by this stage."""
         self.team = team
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
-        self.device = next(bundle.model.parameters()).device
         sizes = bundle.sizes
         shown = np.flatnonzero(~is_watched(cache))
         self.sampler = Sampler(
@@ -73,8 +73,9 @@ class ThinkLearner:
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
         parts |= {"flow": self.flow_loss(sample, plan.goal)}
         parts |= self.model.world.loss(sample)
-        now = self.latents.goals(batch["index"][:quarter]).to(self.device)
-        parts["picture"] = self.model.decoder.loss(now, batch["images"][self.front][:quarter].to(self.device))
+        now, seen = self.latents.goals(batch["index"][:quarter]), batch["images"][self.front][:quarter]
+        device = self.bundle.device
+        parts["picture"] = self.model.decoder.loss(now.to(device), seen.to(device))
         total = [WEIGHTS.get(name, JUDGEMENT) * part for name, part in parts.items() if name not in METRICS]
         return torch.stack(total).sum(), parts
 
@@ -82,7 +83,7 @@ class ThinkLearner:
         """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient; of the
         other half, half the rows have true goals and half have none."""
         goal = torch.cat([planned.detach(), sample["goal"][len(planned) :]])
-        has_goal = torch.arange(len(goal), device=self.device) < len(planned) + (len(goal) - len(planned)) // 2
+        has_goal = torch.arange(len(goal), device=planned.device) < len(planned) + (len(goal) - len(planned)) // 2
         return self.model.controller.loss(sample, sample["z"], sample["referents"], goal, has_goal)
 
     def sample(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -104,7 +105,7 @@ class ThinkLearner:
             "actions": self.bundle.normalized_actions(batch["actions"]),
             "action_mask": batch["action_mask"],
         }
-        sample = {name: value.to(self.device) for name, value in sample.items()}
+        sample = to_device(sample, self.bundle.device)
         with torch.no_grad():  # grounding is frozen with the encoder
             sample["referents"], _ = self.model.grounding(sample["instruction"], sample["z"])
         return sample

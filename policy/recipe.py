@@ -55,6 +55,7 @@ class Recipe:
     seed: int = 0
     processes: int = 2  # that share every batch in training (policy/team.py)
     threads: int = 1  # of torch, in each of them
+    device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
     save_every: int = 1000  # steps
     log_every: int = 50  # steps

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from data.cache import FrameCache
 from policy import checkpoint, optimizer_state
 from policy.bundle import Bundle, load_weights
+from policy.device import resolve_device
 from policy.ema import averaged
 from policy.errors import PolicyError
 from policy.fit import Learner, Progress, fit
@@ -58,7 +59,8 @@ def train(
     act_from: a run whose stage `act` is taken over, its time included, so that only `think` is trained (policy/fork.py)
     """
     torch.set_num_threads(recipe.threads)
-    dtype, stored = resolve_dtype(recipe.precision), resume and checkpoint.exists(output)  # it may have died before one
+    dtype = resolve_dtype(recipe.precision, _device(recipe))
+    stored = resume and checkpoint.exists(output)  # it may have died before one
     fresh = None if stored else _start(recipe, cache, act_from)  # what does not fit must leave no output folder behind
     with Run(output, resume) as run:
         training = fresh or _resume(recipe, cache, output)
@@ -94,11 +96,18 @@ def _run_stages(training: Training, cache: FrameCache, run: Run | Silent, team: 
     return True
 
 
-def resolve_dtype(precision: str) -> torch.dtype:
+def _device(recipe: Recipe) -> torch.device:
+    device = resolve_device(recipe.device)
+    if device.type == "cuda" and recipe.processes > 1:
+        raise PolicyError(f"{recipe.processes} processes cannot share a GPU's training; use --processes 1")
+    return device
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     kinds: dict[str, Callable[[], torch.dtype]] = {
         "fp32": lambda: torch.float32,
         "bf16": lambda: torch.bfloat16,
-        "auto": fastest_dtype,
+        "auto": lambda: fastest_dtype(device),
     }
     if precision not in kinds:
         raise PolicyError(f"unknown precision {precision!r}; known: {', '.join(kinds)}")
@@ -107,7 +116,7 @@ def resolve_dtype(precision: str) -> torch.dtype:
 
 def _start(recipe: Recipe, cache: FrameCache, act_from: Path | None) -> Training:
     torch.manual_seed(recipe.seed)
-    bundle = new_bundle(recipe, cache)
+    bundle = new_bundle(recipe, cache).to(_device(recipe))
     spent = 0.0 if act_from is None else take_over(bundle.model, recipe, cache.digest, act_from)
     stage = STAGES[0] if act_from is None else STAGES[1]
     average = averaged(bundle.model, _settings(recipe, stage).ema)
@@ -172,7 +181,7 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     about = checkpoint.progress(folder)
     if about["data_digest"] != cache.digest:
         raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder).to(_device(recipe))
     bundle.model.train().requires_grad_(True)
     average = averaged(bundle.model, _settings(recipe, about["stage"]).ema)
     average.n_averaged.fill_(about["averaged"])
@@ -193,6 +202,7 @@ def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path,
         elif (list(value) if isinstance(value, tuple) else value) != old and key not in (
             "processes",
             "threads",
+            "device",
             "save_every",
             "log_every",
         ):

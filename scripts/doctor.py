@@ -90,16 +90,19 @@ def compute() -> list[Finding]:
 
     import torch
 
+    from policy.device import resolve_device
     from policy.precision import fastest_dtype, gemm_rate
     from scripts.malloc import keep_pages
 
-    rate = gemm_rate(torch.float32) / 1e9
-    half = gemm_rate(torch.bfloat16) / 1e9
+    computes = resolve_device("auto")
+    rate, half = (gemm_rate(dtype, computes) / 1e9 for dtype in (torch.float32, torch.bfloat16))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     kept = keep_pages()
     return [
         Finding("torch", OK, f"{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()}, {device}"),
-        Finding("matrix products", OK, f"fp32 {rate:.0f}, bf16 {half:.0f} GFLOP/s; training uses {fastest_dtype()}"),
+        Finding(
+            "matrix products", OK, f"fp32 {rate:.0f}, bf16 {half:.0f} GFLOP/s; training uses {fastest_dtype(computes)}"
+        ),
         _either("allocator", kept, "keeps its pages" if kept else "default", WARN, "slower training; use glibc"),
     ]
 

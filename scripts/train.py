@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from policy.recipe import Recipe, preset
+from policy.recipe import Recipe, Stage, preset
 from policy.run import default_output
 from scripts import collect
 from scripts.errors import UserError
@@ -28,24 +28,32 @@ class Args:
     seed: int = 0
     act_steps: int | None = None  # steps of stage `act`, instead of the preset's
     think_steps: int | None = None  # steps of stage `think`, instead of the preset's
+    batch: int | None = None  # frames a step, instead of the preset's; a GPU has time for more
+    device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
-    processes: int | None = None  # that share every batch, instead of the preset's
+    processes: int | None = None  # that share every batch, instead of the preset's; 1 on a GPU
     threads: int = 1  # of torch, in each of them
     cache: Path = Path("cache")  # decoded frames, memory-mapped
     dry_run: bool = False  # print the resolved settings and stop
 
 
 def recipe_of(args: Args) -> Recipe:
-    recipe = replace(preset(args.preset), seed=args.seed, precision=args.precision)
-    recipe = replace(recipe, processes=args.processes or recipe.processes, threads=args.threads)
-    act = recipe.act if args.act_steps is None else replace(recipe.act, steps=args.act_steps)
-    think = recipe.think if args.think_steps is None else replace(recipe.think, steps=args.think_steps)
+    from policy.device import resolve_device
+
+    recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
+    usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
+    recipe = replace(recipe, processes=args.processes or usual, threads=args.threads)
+    act, think = _stage(recipe.act, args.act_steps, args.batch), _stage(recipe.think, args.think_steps, args.batch)
     for name, stage in (("act", act), ("think", think)):
         if stage.batch % recipe.processes:
             raise UserError(
                 f"--processes {recipe.processes} cannot share {name}'s batch of {stage.batch}; use a divisor"
             )
     return replace(recipe, act=act, think=think)
+
+
+def _stage(preset: Stage, steps: int | None, batch: int | None) -> Stage:
+    return replace(preset, steps=preset.steps if steps is None else steps, batch=batch or preset.batch)
 
 
 def resolve(args: Args) -> dict[str, Any]:

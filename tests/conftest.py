@@ -29,7 +29,7 @@ def frames(demonstrations, tmp_path_factory):
 def recipe():
     from policy.recipe import debug
 
-    return replace(debug(), threads=1, precision="fp32", tasks=("reach", "press_button"))
+    return replace(debug(), threads=1, device="cpu", precision="fp32", tasks=("reach", "press_button"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Milliseconds of a controller inference and of a planner tick at the median, on one core."""
+"""Milliseconds of a controller inference and of a planner tick at the median, on one core or on a GPU."""
 
 from dataclasses import dataclass
 from statistics import median
@@ -9,6 +9,7 @@ from typing import Any
 class Args:
     checkpoint: str  # path of a training run or of one of its checkpoints
     repeats: int = 50
+    device: str = "cpu"  # or cuda
     publish: bool = False  # write docs/results/bench_latency.json
     dry_run: bool = False
 
@@ -20,9 +21,10 @@ def measure(args: Args) -> dict[str, Any]:
     from policy import checkpoint
     from policy.agent import Runtime, TandemAgent
     from policy.bundle import Bundle
+    from policy.device import resolve_device
 
     torch.set_num_threads(1)
-    bundle = Bundle.load(args.checkpoint)
+    bundle = Bundle.load(args.checkpoint).to(resolve_device(args.device))
     trained_on = checkpoint.recipe(args.checkpoint)
     environment = envs.make(envs.resolve(trained_on["tasks"])[0], bundle.sizes.image_size)
     obs, _ = environment.reset(seed=0)

@@ -1,7 +1,7 @@
 """Samples/s, FLOP/s, share of the machine's GEMM rate, and time waiting for data, of stage `act`."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ class Args:
     preset: str = "tabletop"
     cache: Path = Path("cache")
     steps: int = 30
+    batch: int | None = None  # frames a step, instead of the preset's
+    device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"
     publish: bool = False  # write docs/results/bench_train.json
     dry_run: bool = False
@@ -29,19 +31,22 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
+    from policy.device import resolve_device
     from policy.precision import gemm_rate
     from policy.recipe import preset
     from policy.team import recruit
     from policy.train import resolve_dtype
 
-    recipe, cache = preset(args.preset), frame_cache(args.root, args.cache)
+    recipe, cache, device = preset(args.preset), frame_cache(args.root, args.cache), resolve_device(args.device)
+    recipe = replace(recipe, act=replace(recipe.act, batch=args.batch or recipe.act.batch))
+    recipe = recipe if device.type == "cpu" else replace(recipe, processes=1)
     torch.set_num_threads(recipe.processes * recipe.threads)
-    dtype, peak = resolve_dtype(args.precision), gemm_rate(torch.float32, seconds=1.0)
-    used = gemm_rate(dtype, seconds=1.0)
-    with recruit(recipe.processes, train, (args, recipe, cache, dtype)) as team:
-        flops, seconds, waits = train(team, args, recipe, cache, dtype)
+    dtype, peak = resolve_dtype(args.precision, device), gemm_rate(torch.float32, device, seconds=1.0)
+    used = gemm_rate(dtype, device, seconds=1.0)
+    with recruit(recipe.processes, train, (args, recipe, cache, dtype, device)) as team:
+        flops, seconds, waits = train(team, args, recipe, cache, dtype, device)
     torch.set_num_threads(recipe.processes * recipe.threads)
-    peak = max(peak, gemm_rate(torch.float32, seconds=1.0))
+    peak = max(peak, gemm_rate(torch.float32, device, seconds=1.0))
     achieved = flops * args.steps / seconds
     return {
         "samples_per_s": recipe.act.batch * args.steps / seconds,
@@ -55,7 +60,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def train(
-    team: "Team", args: Args, recipe: "Recipe", cache: "FrameCache", dtype: "torch.dtype"
+    team: "Team", args: Args, recipe: "Recipe", cache: "FrameCache", dtype: "torch.dtype", device: "torch.device"
 ) -> tuple[int, float, float]:
     """-> FLOPs of one step of all processes; seconds of all steps, and of them waiting for data, in this one."""
     import torch
@@ -64,11 +69,11 @@ def train(
     from policy.ema import averaged
     from policy.learn_act import ActLearner
     from policy.new_bundle import new_bundle
-    from policy.precision import autocast
+    from policy.precision import autocast, finish
 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(0)
-    bundle = new_bundle(recipe, cache)
+    bundle = new_bundle(recipe, cache).to(device)
     learner = ActLearner(bundle, averaged(bundle.model, 0.999), cache, recipe.act.batch, 0, dtype, team)
     parameters = learner.parameters()
     optimizer = torch.optim.AdamW(parameters, 1e-5, fused=True)
@@ -79,7 +84,7 @@ def train(
         begin = time.perf_counter()
         batch = next(batches)
         waits += time.perf_counter() - begin
-        with autocast(torch.device("cpu"), dtype):
+        with autocast(device, dtype):
             loss, _ = learner.losses(batch)
         loss.backward()
         team.average([p.grad for p in parameters if p.grad is not None])
@@ -90,7 +95,9 @@ def train(
         step()
     for _ in range(3):
         step()
+    finish(device)
     waits, begin = 0.0, time.perf_counter()
     for _ in range(args.steps):
         step()
+    finish(device)
     return counter.get_total_flops() * team.size, time.perf_counter() - begin, waits
