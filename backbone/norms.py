@@ -42,6 +42,8 @@ def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     """x (..., D) of any float type, weight (D,) -> (..., D) in fp32 (arXiv 1910.07467, equation 4)."""
+    if x.is_cuda:
+        return F.rms_norm(x.float(), weight.shape, weight, eps)  # one kernel there
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x.float(), weight, eps)
     return _normalised(x.float(), eps)[0].mul_(weight)  # an autograd node costs more than the work at inference

@@ -30,7 +30,6 @@ from policy.steering import Steering, SteeringConfig
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CUDA = torch.device("cuda")
-CLOSE = {"atol": 2e-4, "rtol": 2e-3}  # fp32, summed in another order
 
 
 def test_a_wish_that_cannot_be_met_is_one_line(monkeypatch, recipe, frames, tmp_path):
@@ -68,6 +67,12 @@ def both(module: nn.Module, *inputs: Tensor) -> list[list[Tensor]]:
     return found
 
 
+def agree(cpu: list[Tensor], gpu: list[Tensor]) -> None:
+    """fp32, summed in another order."""
+    for a, b in zip(cpu, gpu, strict=True):
+        assert (a - b).norm() <= 2e-3 * a.norm() + 1e-5
+
+
 @GPU
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_block_computes_on_a_gpu_what_the_processor_does(variant):
@@ -81,22 +86,19 @@ def test_every_block_computes_on_a_gpu_what_the_processor_does(variant):
         def forward(self, x, ids):
             return self.stack(x, ids=ids)
 
-    cpu, gpu = both(Whole(), x, ids)
-    for a, b in zip(cpu, gpu, strict=True):
-        torch.testing.assert_close(b, a, **CLOSE)
+    agree(*both(Whole(), x, ids))
     model.to(CUDA)
     cache, x, ids = model.new_cache(), x.to(CUDA), ids.to(CUDA)
     with torch.no_grad():
         parts = [model(x[:, i : i + 1], cache=cache, ids=ids[:, i : i + 1]) for i in range(11)]
-        torch.testing.assert_close(torch.cat(parts, 1), model(x, ids=ids), **CLOSE)
+        agree([model(x, ids=ids)], [torch.cat(parts, 1)])
 
 
 @GPU
 def test_vision_tokens_in_causal_flow_on_a_gpu():
     torch.manual_seed(0)
     flow = shaken(CausalFlow(32, CausalFlowConfig(layers=2, heads=4, kv_heads=2, ffn_width=48, queries=5)))
-    for a, b in zip(*both(flow, torch.randn(2, 7, 32)), strict=True):
-        torch.testing.assert_close(b, a, **CLOSE)
+    agree(*both(flow, torch.randn(2, 7, 32)))
 
 
 @GPU

@@ -10,7 +10,7 @@ class Args:
     checkpoint: str  # path of a training run or of one of its checkpoints
     repeats: int = 50
     device: str = "cpu"  # or cuda
-    publish: bool = False  # write docs/results/bench_latency.json
+    publish: bool = False  # write docs/results/bench_latency.json, or bench_latency_gpu.json
     dry_run: bool = False
 
 
@@ -37,3 +37,10 @@ def measure(args: Args) -> dict[str, Any]:
             values.append(agent.trace[-1][name])
     environment.close()
     return {name: median(values[3:]) for name, values in times.items()}
+
+
+def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    from policy.device import resolve_device
+
+    on_gpu = resolve_device(args.device).type == "cuda"
+    return {"bench_latency_gpu" if on_gpu else "bench_latency": metrics}

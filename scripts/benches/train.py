@@ -24,7 +24,7 @@ class Args:
     batch: int | None = None  # frames a step, instead of the preset's
     device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"
-    publish: bool = False  # write docs/results/bench_train.json
+    publish: bool = False  # write docs/results/bench_train.json, or bench_train_gpu.json
     dry_run: bool = False
 
 
@@ -101,3 +101,10 @@ def train(
         step()
     finish(device)
     return counter.get_total_flops() * team.size, time.perf_counter() - begin, waits
+
+
+def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    from policy.device import resolve_device
+
+    on_gpu = resolve_device(args.device).type == "cuda"
+    return {"bench_train_gpu" if on_gpu else "bench_train": metrics}
