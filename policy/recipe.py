@@ -47,7 +47,7 @@ class Sizes:
 class Recipe:
     name: str
     tasks: tuple[str, ...]  # short names of registered tasks, or a suite
-    episodes: int  # demonstrations per task
+    episodes: int | tuple[int, ...]  # demonstrations per task: of every one, or of each of `tasks`
     act: Stage
     think: Stage
     watched: int = 0  # episodes per task of which the encoder learns, and nothing is imitated
@@ -77,10 +77,11 @@ def demo() -> Recipe:
 
 
 def few() -> Recipe:
-    """Three tasks from 25 demonstrations each, half an hour on two cores: where `tandem rl` begins. The eyes are not
-    what is to be short: the encoder sees 150 more episodes a task, without their actions."""
+    """Three tasks from so few demonstrations that about half of the episodes fail, half an hour on two cores: where
+    `tandem rl` begins. The eyes are not what is to be short: the encoder sees 150 more episodes a task, without their
+    actions."""
     tasks = ("push", "pick_place", "stack")
-    return Recipe("few", tasks, 25, Stage(steps=2500), Stage(steps=300), watched=150)
+    return Recipe("few", tasks, (50, 10, 12), Stage(steps=2500), Stage(steps=300), watched=150)
 
 
 def tabletop() -> Recipe:

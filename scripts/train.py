@@ -85,12 +85,20 @@ def main(args: Args) -> int:
 def ensure_data(recipe: Recipe) -> tuple[Path, ...]:
     """The preset's demonstrations, and what it only watches, recorded where they are not complete yet."""
     folder = Path("datasets") / recipe.name
-    _ensure(recipe, folder, collect.Args(recipe.tasks, recipe.episodes))
+    for tasks, episodes in demonstrations(recipe):
+        _ensure(recipe, folder, collect.Args(tasks, episodes))
     if not recipe.watched:
         return (folder,)
     watched = folder.with_name(f"{recipe.name}-watched")
     _ensure(recipe, watched, collect.Args(recipe.tasks, recipe.watched, first_seed=WATCHED_SEED, watched=True))
     return folder, watched
+
+
+def demonstrations(recipe: Recipe) -> list[tuple[tuple[str, ...], int]]:
+    """What is recorded together: tasks, and how many of each."""
+    if isinstance(recipe.episodes, int):
+        return [(recipe.tasks, recipe.episodes)]
+    return [((task,), episodes) for task, episodes in zip(recipe.tasks, recipe.episodes, strict=True)]
 
 
 def _ensure(recipe: Recipe, folder: Path, args: collect.Args) -> None:

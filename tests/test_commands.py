@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +189,15 @@ def test_reproducing_an_evaluation_compares_episode_by_episode(capsys, tmp_path)
     stored["episodes"][0]["steps"] += 1
     results.write_text(json.dumps(stored))
     assert run("eval", ["--reproduce", str(results), "--output", str(tmp_path / "third"), "--workers", "1"]) == 1
+
+
+def test_a_recipe_says_how_many_demonstrations_each_task_gets(tmp_path, monkeypatch):
+    from data.reader import Dataset
+    from policy.recipe import debug
+    from scripts.train import ensure_data
+
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(debug(), tasks=("reach", "press_button"), episodes=(1, 2))
+    for _ in range(2):  # what is complete is not recorded again
+        (folder,) = ensure_data(recipe)
+        assert [row["sim/task"] for row in Dataset(folder).episodes] == ["reach", "press_button", "press_button"]
