@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -80,8 +81,14 @@ class Normalizer:
             )
         pair = (self.center[key], self.scale[key])
         if isinstance(x, Tensor):
-            return tuple(torch.tensor(v, dtype=x.dtype, device=x.device) for v in pair)  # type: ignore[return-value]
+            return tuple(_constant(v, x.dtype, x.device) for v in pair)  # type: ignore[return-value]
         return tuple(np.asarray(v, x.dtype) for v in pair)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: to make one on a GPU is to wait for it."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _fit(

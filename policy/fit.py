@@ -19,22 +19,21 @@ from tqdm import tqdm
 from backbone.engram import memory_parameters
 from data.progress import progress_bar
 from policy.errors import PolicyError
-from policy.precision import autocast
 from policy.recipe import Stage
 from policy.run import Run, Silent
+from policy.step import Losses, step_of
 from policy.team import Team
 
 MAX_SKIPPED = 5  # consecutive steps with a non-finite loss or gradient before the run stops
 
 
-class Learner(Protocol):
+class Learner(Losses, Protocol):
     """A stage's wiring: which parameters learn, where batches come from, what the losses are."""
 
     name: str
 
     def parameters(self) -> list[nn.Parameter]: ...
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]: ...
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
     def after_step(self) -> None: ...
 
 
@@ -73,24 +72,21 @@ def fit(
         optimizer.load_state_dict(progress.optimizer)
         _like_parameters(optimizer)
         schedule.last_epoch = progress.step
-    device = parameters[0].device
+    take_step = step_of(learner, parameters, dtype)
     batches = learner.batches(progress.step)
     bar = progress_bar(total=stage.steps, initial=progress.step, desc=learner.name, unit="step", disable=team.rank > 0)
     with bar:
         while progress.step < stage.steps:
             batch = _next(batches, progress)
             torch.manual_seed((seed * 1_000_003 + progress.step * 2 + 1) * team.size + team.rank)
-            with autocast(device, dtype):
-                loss, metrics = learner.losses(batch)
-            loss.backward()
-            numbers = metrics | {"loss": loss.detach(), "stop": torch.tensor(float(run.stop_requested))}
+            loss, metrics = take_step(batch)
+            numbers = metrics | {"loss": loss, "stop": torch.tensor(float(run.stop_requested))}
             _agree(parameters, numbers, team)
             stop = bool(numbers.pop("stop"))
             norm = nn.utils.clip_grad_norm_(parameters, stage.clip)
             if _finite(numbers["loss"], norm, progress, batch):
                 optimizer.step()
                 average.update_parameters(model)
-            optimizer.zero_grad(set_to_none=True)
             schedule.step()
             learner.after_step()
             progress.step += 1

@@ -40,7 +40,7 @@ def learned_parts(model: Tandem) -> dict[str, nn.Module]:
 class ActLearner:
     """A `policy.fit.Learner`."""
 
-    name = "act"
+    name, repeats = "act", True
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ METRICS = ("subtask_accuracy", "explained")  # reported, not learned
 class ThinkLearner:
     """A `policy.fit.Learner`."""
 
-    name = "think"
+    name, repeats = "think", False  # batches of latents are gathered, and experts chosen, on the processor
 
     def __init__(
         self,

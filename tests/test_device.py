@@ -27,6 +27,7 @@ from policy.learn_act import ActLearner
 from policy.learn_think import ThinkLearner
 from policy.precision import fastest_dtype
 from policy.steering import Steering, SteeringConfig
+from policy.step import RecordedStep, Step, step_of
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CUDA = torch.device("cuda")
@@ -144,6 +145,28 @@ def test_both_stages_have_the_same_losses_on_a_gpu(stage, trained, frames, monke
     for name in cpu:
         assert gpu[name] == pytest.approx(cpu[name], rel=2e-3, abs=2e-4), name
     assert (gpu_grads - cpu_grads).norm() < 5e-3 * cpu_grads.norm()
+
+
+@GPU
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_recorded_step_is_the_step(trained, frames, precision):
+    """Other batches, other random numbers, weights that have moved: as if every operation were launched anew."""
+    bundle = Bundle.load(trained).to(CUDA)
+    bundle.model.train().requires_grad_(True)
+    learner = ActLearner(bundle, averaged(bundle.model, 0.9), frames, 8, 0, precision)
+    parameters, batches = learner.parameters(), learner.batches(0)
+    plain, recorded = Step(learner, parameters, precision), step_of(learner, parameters, precision)
+    assert isinstance(recorded, RecordedStep)
+    for seed in range(3):
+        batch, found = next(batches), []
+        for step in (plain, recorded):
+            torch.manual_seed(seed)
+            loss, parts = step(batch)
+            found.append([loss, *parts.values(), *(p.grad for p in parameters if p.grad is not None)])
+            found[-1] = [value.clone() for value in found[-1]]
+        agree(*found)
+        with torch.no_grad():
+            torch._foreach_add_(parameters, 0.01)
 
 
 def on_the_processor(draw):

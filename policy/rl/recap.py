@@ -231,7 +231,7 @@ class _Parts(nn.Module):
 class _Learner:
     """A `policy.fit.Learner`: System 1 on judged frames."""
 
-    name = "recap"
+    name, repeats = "recap", False
 
     def __init__(self, bundle: Bundle, parts: _Parts, data: Judged, settings: Recap, seed: int):
         self.bundle, self.parts, self.data, self.settings, self.seed = bundle, parts, data, settings, seed

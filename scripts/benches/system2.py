@@ -103,7 +103,7 @@ def _run(args: Args, learner: "ThinkLearner", name: str, seed: int) -> dict[str,
 class PlannerLearner:
     """A `policy.fit.Learner`: System 2 alone, on the samples of stage `think`."""
 
-    name = "plan"
+    name, repeats = "plan", False
 
     def __init__(self, planner: "System2", think: "ThinkLearner", seed: int):
         from data.windows import Sampler

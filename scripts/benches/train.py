@@ -69,7 +69,8 @@ def train(
     from policy.ema import averaged
     from policy.learn_act import ActLearner
     from policy.new_bundle import new_bundle
-    from policy.precision import autocast, finish
+    from policy.precision import finish
+    from policy.step import Step, step_of
 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(0)
@@ -77,22 +78,19 @@ def train(
     learner = ActLearner(bundle, averaged(bundle.model, 0.999), cache, recipe.act.batch, 0, dtype, team)
     parameters = learner.parameters()
     optimizer = torch.optim.AdamW(parameters, 1e-5, fused=True)
-    batches, waits = learner.batches(0), 0.0
+    batches, waits, take_step = learner.batches(0), 0.0, step_of(learner, parameters, dtype)
 
     def step() -> None:
         nonlocal waits
         begin = time.perf_counter()
         batch = next(batches)
         waits += time.perf_counter() - begin
-        with autocast(device, dtype):
-            loss, _ = learner.losses(batch)
-        loss.backward()
+        take_step(batch)
         team.average([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
-        optimizer.zero_grad()
 
     with FlopCounterMode(display=False) as counter:
-        step()
+        Step(learner, parameters, dtype)(next(batches))
     for _ in range(3):
         step()
     finish(device)
