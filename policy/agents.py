@@ -51,15 +51,18 @@ def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:
     return ExpertAgent() if spec.kind == "expert" else RandomAgent()
 
 
-class ExpertAgent:
-    """The task's script, from simulator state: the upper end of every table."""
-
+class _NoModel:
     image_size: int | None = None
-    looks = False
 
     def __init__(self) -> None:
         self.trace: list[dict[str, Any]] = []
         self.events: Counter[str] = Counter()
+
+
+class ExpertAgent(_NoModel):
+    """The task's script, from simulator state: the upper end of every table."""
+
+    looks = False
 
     def bind(self, env: Any) -> None:
         self._env = env
@@ -75,15 +78,10 @@ class ExpertAgent:
         return action
 
 
-class RandomAgent:
+class RandomAgent(_NoModel):
     """Uniform actions: the lower end."""
 
-    image_size: int | None = None
     looks = False
-
-    def __init__(self) -> None:
-        self.trace: list[dict[str, Any]] = []
-        self.events: Counter[str] = Counter()
 
     def bind(self, env: Any) -> None:
         self._size = env.action_space.shape[0]
