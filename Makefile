@@ -1,6 +1,7 @@
 # `make demo` and `make test` do everything on a fresh Debian/Ubuntu machine with python3 (>= 3.11) and make.
-# TORCH=cpu (default) takes PyTorch's CPU build; TORCH=cu130 (or another of PyTorch's CUDA tags) takes that one.
-TORCH ?= cpu
+# TORCH=cpu (at first) takes PyTorch's CPU build; TORCH=cu130 (or another of PyTorch's CUDA tags) takes that one, from
+# then on.
+TORCH ?= $(or $(shell cat .venv/.torch 2>/dev/null),cpu)
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready-$(TORCH)
@@ -33,6 +34,8 @@ setup: $(READY)
 
 $(READY): constraints.txt pyproject.toml scripts/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/setup.sh
+	rm -f $(VENV)/.ready-*
+	echo $(TORCH) > $(VENV)/.torch
 	touch $@
 
 clean:

@@ -1,5 +1,7 @@
 """MuJoCo tasks behind gymnasium. `make("pick_place")`, `register("mine")`, `expert(env, seed)`."""
 
+import os
+from importlib import import_module
 from typing import Any
 
 import envs.gl  # isort: skip  # before anything imports mujoco
@@ -34,3 +36,17 @@ def suite(name: str) -> tuple[str, ...]:
     if name not in SUITES:
         raise EnvError(f"unknown suite {name!r}; known: {', '.join(SUITES)}")
     return SUITES[name]
+
+
+def _import_tasks(modules: str) -> None:
+    """Modules of other people's tasks, which register themselves; worker processes import them too."""
+    for module in modules.split():
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+            raise EnvError(f"TANDEM_TASKS names {module!r}, which cannot be imported; is it on PYTHONPATH?") from None
+
+
+_import_tasks(os.environ.get("TANDEM_TASKS", ""))

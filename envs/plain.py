@@ -5,8 +5,9 @@
 
     register("pendulum")(GymTask(make, "swing the pendulum up", state=lambda obs: obs, success=is_up, horizon=200))
 
-and the command line takes it by its name; with a `script` demonstrations can be recorded. What is seen is what it
-renders, scaled to the size asked for; actions are scaled from [-1, 1] to its own limits; its reward passes as it is.
+and the command line, told the module by TANDEM_TASKS, takes it by its name; with a `script` demonstrations can be
+recorded. What is seen is what it renders, scaled to the size asked for; actions are scaled from [-1, 1] to its own
+limits; its reward passes as it is.
 Left out: privileged columns (the encoder then learns without teachers), more than one camera, wrong instructions.
 """
 

@@ -58,7 +58,7 @@ class SpokenPlan:
 
 
 class PretrainedPlanner(nn.Module):
-    """P of DESIGN.md. images: {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B, P) bool."""
+    """P of policy/model.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B, P) bool."""
 
     def __init__(self, cfg: PretrainedPlannerConfig):
         super().__init__()

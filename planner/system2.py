@@ -65,7 +65,7 @@ class Plan:
 
 
 class System2(nn.Module):
-    """P of DESIGN.md."""
+    """P of policy/model.py."""
 
     def __init__(self, cfg: System2Config):
         super().__init__()

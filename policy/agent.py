@@ -36,7 +36,7 @@ class Runtime:
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
-    device: str = "cpu"  # cpu, cuda, or auto. At one scene a time a processor is about as fast (docs/architecture.md)
+    device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)

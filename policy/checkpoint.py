@@ -110,6 +110,14 @@ def recipe(path: str | Path) -> dict[str, Any]:
     return dict(_read_json(resolve(path) / RECIPE))
 
 
+def tasks(path: str | Path) -> tuple[str, ...]:
+    """Tasks and suites that the policy was trained on; PolicyError where its data named none that we know."""
+    names = tuple(recipe(path)["tasks"])
+    if not names:
+        raise PolicyError(f"{path} was trained on data that names no task of ours; say which: --tasks")
+    return names
+
+
 def progress(path: str | Path) -> dict[str, Any]:
     """How far its training was: stage, step, seconds."""
     return dict(_read_json(resolve(path) / PROGRESS))

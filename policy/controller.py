@@ -53,7 +53,7 @@ class Context:
 
 
 class Controller(nn.Module):
-    """F of DESIGN.md."""
+    """F of policy/model.py."""
 
     def __init__(self, cfg: ControllerConfig):
         super().__init__()

@@ -123,8 +123,9 @@ class ThinkLearner:
 
 
 def _succeeds_within(cache: FrameCache, chunk: int) -> np.ndarray:
-    """float32 (F,): 1 where the episode has succeeded `chunk` steps later."""
-    success = cache.columns["next.success"].astype("float32").reshape(-1)
+    """float32 (F,): 1 where the episode has succeeded `chunk` steps later. Where the data does not say, it has at its
+    end: demonstrations do."""
+    success = cache.columns.get("next.success", np.ones(len(cache))).astype("float32").reshape(-1)
     last = cache.episode_end[cache.episode_of] - 1
     reaches_end = np.arange(len(success)) + chunk >= last
     return (success[last] * reaches_end).astype("float32")

@@ -17,11 +17,12 @@ FLOOR = {STATE: 0.02, ACTION: 0.1}
 def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
     contract = cache.contract
     cameras = tuple(contract.cameras())
-    size = contract.features[contract.cameras()[cameras[0]]].shape[0]
-    if size != recipe.sizes.image_size:
-        raise PolicyError(
-            f"the data's images are {size} pixels, recipe {recipe.name!r} wants {recipe.sizes.image_size}; re-collect"
-        )
+    for camera, key in contract.cameras().items():
+        if contract.features[key].shape[:2] != (recipe.sizes.image_size,) * 2:
+            raise PolicyError(
+                f"camera {camera}: the data's images are {contract.features[key].shape[:2]} pixels, recipe "
+                f"{recipe.name!r} wants squares of {recipe.sizes.image_size}; record or scale them so"
+            )
     stats = {key: column_stats(cache.columns[key]) for key in (STATE, ACTION)}
     normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
     tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])

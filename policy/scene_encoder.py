@@ -112,7 +112,7 @@ class Locator(nn.Module):
 
 
 class SceneEncoder(nn.Module):
-    """E of DESIGN.md. `forward(images, state)` with images {camera: uint8 (B, S, S, 3)} and normalised state (B, S)."""
+    """E of policy/model.py. forward(images, state): {camera: uint8 (B, S, S, 3)}, normalised state (B, S)."""
 
     grid: Tensor
 

@@ -67,7 +67,7 @@ def train(
         training.spent += prepared
         with recruit(recipe.processes, _partner, (recipe, cache, output, stored, act_from, dtype)) as team:
             if not _run_stages(training, cache, run, team, dtype):
-                raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
+                raise KeyboardInterrupt(f"stopped; continue with the same command and --resume --output {output}")
     return checkpoint.resolve(output)
 
 
@@ -173,11 +173,17 @@ def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> d
     }
 
 
+def refuse_another(recipe: Recipe, output: Path) -> None:
+    """PolicyError where the run in `output` was begun with another recipe, and cannot go on with this one."""
+    if checkpoint.exists(output):
+        folder = checkpoint.resolve(output)
+        _refuse_changes(checkpoint.recipe(folder), asdict(recipe), folder)
+
+
 def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
+    refuse_another(recipe, output)
     folder = checkpoint.resolve(output)
     checkpoint.verify(folder)
-    stored = checkpoint.recipe(folder)
-    _refuse_changes(stored, asdict(recipe), folder)
     about = checkpoint.progress(folder)
     if about["data_digest"] != cache.digest:
         raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")

@@ -121,7 +121,7 @@ def _needed(args: Args) -> str:
 def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
     if not spec.checkpoint:
         return ("tabletop",)
-    return tuple(checkpoint.recipe(spec.checkpoint)["tasks"])
+    return checkpoint.tasks(spec.checkpoint)
 
 
 def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:

@@ -52,11 +52,11 @@ def main(args: Args) -> int:
 
 def card(args: Args, folder: Path, recipe: dict[str, Any], about: dict[str, Any], figures: list[dict[str, Any]]) -> str:
     """The model card: what it was trained on and how, and what was measured of it."""
-    made = _made(folder)
+    made, tasks = _made(folder), ", ".join(recipe["tasks"]) or "the tasks of its data"
     lines = [
         f"# {args.output.name}",
         "",
-        f"A Tandem policy for {', '.join(recipe['tasks'])}: from pixels, proprioception and words to actions.",
+        f"A Tandem policy for {tasks}: from pixels, proprioception and words to actions.",
         "",
         f"- trained by `{made.get('command', 'unknown')}`, code `{made.get('code', 'unknown')}`",
         f"- seed {recipe['seed']}, {about['seconds'] / 60:.1f} minutes, data digest `{about['data_digest'][:16]}`",

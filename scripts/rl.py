@@ -47,7 +47,7 @@ def main(args: Args) -> int:
     base = checkpoint.resolve(args.checkpoint)
     bundle = Bundle.load(base)
     _stackable(args.method, bundle)
-    tasks = envs.resolve(args.tasks or tuple(checkpoint.recipe(base)["tasks"]))
+    tasks = envs.resolve(args.tasks or checkpoint.tasks(base))
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
     output = args.output or default_output("rl", args.method)
     with Run(output, args.resume) as run:

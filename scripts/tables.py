@@ -5,7 +5,17 @@ from typing import Any
 
 COLUMNS = ("hierarchical", "flat", "wrong", "empty")
 FOLDED = 12  # tasks above which their table is folded away
-FRACTIONS = ("share_of_peak", "data_wait", "tier_average", "task_mean", "easy", "medium", "hard", "very_hard")
+FRACTIONS = (
+    "share_of_peak",
+    "share_of_used_peak",
+    "data_wait",
+    "tier_average",
+    "task_mean",
+    "easy",
+    "medium",
+    "hard",
+    "very_hard",
+)
 
 
 def render(result: dict[str, Any]) -> str:

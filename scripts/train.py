@@ -63,13 +63,16 @@ def resolve(args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> int:
     from data.cache import FrameCache
-    from policy.train import train
+    from policy.train import refuse_another, train
 
     begin = time.perf_counter()
     recipe = recipe_of(args)
+    output = args.output or default_output("train", recipe.name)
+    if args.resume and not args.data:
+        refuse_another(recipe, output)  # before its data is recorded
     data = args.data or ensure_data(recipe)
     cache = FrameCache.build(list(data), args.cache)
-    output = args.output or default_output("train", recipe.name)
+    recipe = replace(recipe, tasks=tasks_of(cache.episodes, recipe.tasks))
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     this_code()
     fresh = not output.exists()
@@ -80,6 +83,13 @@ def main(args: Args) -> int:
             say_how(output)
     print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
     return 0
+
+
+def tasks_of(episodes: list[dict[str, Any]], usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks that the data shows, which evaluation will ask for: `usual`, where these are they; () where it does not
+    say."""
+    found = tuple(dict.fromkeys(str(row["sim/task"]) for row in episodes if "sim/task" in row))
+    return usual if set(found) == set(envs.resolve(usual)) else found
 
 
 def ensure_data(recipe: Recipe) -> tuple[Path, ...]:

@@ -88,8 +88,7 @@ def _spec(args: Args) -> AgentSpec:
 def _trained_on(args: Args) -> tuple[str, ...]:
     if args.agent != "checkpoint":
         return ("tabletop",)
-    config = checkpoint.recipe(args.checkpoint)
-    return tuple(config["tasks"])
+    return checkpoint.tasks(args.checkpoint)
 
 
 def _watch(env: Any, agent: Any, episode: Episode, args: Args, label: str) -> Clip:

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from policy import checkpoint
 from scripts.__main__ import run as tandem
 
 needs_package = pytest.mark.skipif(
@@ -135,3 +140,25 @@ def test_a_task_of_gymnasium_robotics_is_recorded_trained_on_evaluated_and_watch
     """Needs `pip install 'tandem-vla[robotics]'`."""
     results = record_train_evaluate_and_watch("point-maze", tmp_path)
     assert results["summary"]["mean"]["hierarchical"] == 1.0
+
+
+def test_the_command_line_and_its_workers_know_tasks_of_other_modules(tmp_path):
+    """Recorded by spawned workers, and what is trained on it says which tasks it is for, whatever the preset."""
+    (tmp_path / "mine.py").write_text(
+        "import envs\nfrom test_plain_env import TASK\nenvs.register('test-mine')(TASK)\n"
+    )
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (tmp_path, here, here.parent)))
+
+    def command(*arguments, modules="mine"):
+        environment = os.environ | {"TANDEM_TASKS": modules, "PYTHONPATH": paths}
+        line = [sys.executable, "-m", "scripts", *arguments]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    done = command("collect", "--tasks", "test-mine", "--episodes", "2", "--output", "data")
+    assert done.returncode == 0, done.stderr
+    done = command("train", "--preset", "debug", "--data", "data", "--output", "run")
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.tasks(tmp_path / "run") == ("test-mine",)
+    wrong = command("collect", "--tasks", "test-mine", modules="yours")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("tandem: error: TANDEM_TASKS names 'yours'"), wrong.stderr

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,8 +14,9 @@ from policy import checkpoint, fit
 from policy import train as training
 from policy.bundle import Bundle
 from policy.errors import PolicyError
-from policy.learn_think import ThinkLearner
+from policy.learn_think import ThinkLearner, _succeeds_within
 from policy.run import Run
+from scripts import train as command
 
 
 def weights(output, name="pretrained_model"):
@@ -101,3 +103,17 @@ def test_a_checkpoint_of_another_contract_is_refused_before_weights_are_read(tra
     fields = envs.contract_fields(image_size=64)
     with pytest.raises(DataError, match="observation.images.front"):
         Bundle.load(trained, expect=Contract.from_fields(fields))
+
+
+def test_data_that_does_not_say_when_it_succeeded_shows_successes(frames):
+    silent = replace(frames, columns={key: value for key, value in frames.columns.items() if key != "next.success"})
+    soon = _succeeds_within(silent, 3)
+    left = silent.episode_end[silent.episode_of] - 1 - np.arange(len(silent))
+    assert np.array_equal(soon, left <= 3)
+
+
+def test_a_run_is_not_resumed_with_another_preset_and_nothing_is_recorded_for_it(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PolicyError, match="was 'debug', now 'demo'"):
+        command.main(command.Args("demo", output=trained, resume=True))
+    assert not list(tmp_path.iterdir())

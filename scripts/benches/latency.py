@@ -25,8 +25,7 @@ def measure(args: Args) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     bundle = Bundle.load(args.checkpoint).to(resolve_device(args.device))
-    trained_on = checkpoint.recipe(args.checkpoint)
-    environment = envs.make(envs.resolve(trained_on["tasks"])[0], bundle.sizes.image_size)
+    environment = envs.make(envs.resolve(checkpoint.tasks(args.checkpoint))[0], bundle.sizes.image_size)
     obs, _ = environment.reset(seed=0)
     agent = TandemAgent(bundle, Runtime(execute=1))
     times: dict[str, list[float]] = {"controller_ms": [], "planner_ms": []}

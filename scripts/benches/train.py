@@ -54,7 +54,8 @@ def measure(args: Args) -> dict[str, Any]:
         "gflop_per_s": achieved / 1e9,
         "gemm_fp32_gflop_per_s": peak / 1e9,
         "gemm_used_gflop_per_s": used / 1e9,
-        "share_of_peak": achieved / peak,
+        "share_of_peak": achieved / peak,  # of the fp32 rate
+        "share_of_used_peak": achieved / used,
         "data_wait": waits / seconds,
     }
 
