@@ -119,6 +119,7 @@ class Extras:
     """What a batch carries beside its window."""
 
     at: Sequence[str] = ()  # "subgoal": images and state at subgoal_index, as batch["subgoal"]
+    share: float = 1.0  # of the batch's rows, the first ones, that have `at`
     columns: Sequence[str] = ()  # labels at t, as batch["columns"][key]
 
 
@@ -127,7 +128,7 @@ def make_batch(sampler: Sampler, cache: FrameCache, step: int, extras: Extras = 
     idx = sampler.indices(step)
     batch = window(cache, idx, sampler.chunk, sampler.ticks, sampler.tick)
     for name in extras.at:
-        batch[name] = look(cache, batch[f"{name}_index"].numpy())
+        batch[name] = look(cache, batch[f"{name}_index"][: int(extras.share * len(idx))].numpy())
     batch["columns"] = {key: torch.from_numpy(cache.columns[key][idx]) for key in extras.columns}
     return batch
 

@@ -141,7 +141,7 @@ class Bundle:
         names = list(self.contract.features[STATE].names or ())
         if not set(HAND) <= set(names):
             return state.new_zeros(len(state), 3)
-        return state[:, [names.index(name) for name in HAND]]
+        return torch.stack([state[:, names.index(name)] for name in HAND], dim=-1)
 
     def tokenize(self, texts: list[str], length: int) -> Tensor:
         """texts -> word ids (len(texts), length)."""

@@ -18,6 +18,7 @@ def resolve_device(name: str) -> torch.device:
         raise PolicyError(
             "device cuda: PyTorch sees no GPU; use --device cpu, or a CUDA build of PyTorch (`make setup TORCH=cu130`)"
         )
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32: keypoints rounded to 10 bits are millimetres off
     return torch.device("cuda" if found else "cpu")
 
 

@@ -38,8 +38,8 @@ def encode_all(
     """Every process of the team encodes its share and has all in the end. frames: the others stay zero."""
     model, count = bundle.model, len(cache)
     device = bundle.device
-    z = torch.zeros(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.bfloat16)
-    g = torch.zeros(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.bfloat16)
+    z = torch.zeros(count, bundle.config.encoder.tokens, bundle.sizes.width, dtype=torch.float16)
+    g = torch.zeros(count, bundle.sizes.goal_tokens, bundle.sizes.width, dtype=torch.float16)
     parts = torch.as_tensor(np.arange(count) if frames is None else frames).split(BATCH)[team.rank :: team.size]
     for rows in progress_bar(iterable=parts, desc="encode", unit="batch", disable=team.rank > 0):
         seen = to_device(look(cache, rows.numpy()), device)

@@ -66,7 +66,7 @@ class ActLearner:
         return [p for part in learned_parts(self.model).values() for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
-        extras = Extras(at=("subgoal",), columns=self.privileged)
+        extras = Extras(at=("subgoal",), share=0.5, columns=self.privileged)
         with Loader(self.sampler, self.cache, start_step=start_step, extras=extras) as loader:
             yield from loader
 
@@ -94,12 +94,10 @@ class ActLearner:
     @torch.no_grad()
     def _goals(self, batch: dict[str, Any], z: Tensor) -> tuple[Tensor, Tensor]:
         """Goals (B, K, D) of the first half of the batch, zeros elsewhere, and which rows have one (B,)."""
-        half = len(z) // 2
-        images = {camera: frames[:half] for camera, frames in batch["subgoal"]["images"].items()}
-        state = self.bundle.normalized_state(batch["subgoal"]["state"][:half])
-        goal = self.average.read_out(self.average.encoder(images, state).z)
-        nothing = goal.new_zeros(len(z) - half, *goal.shape[1:])
-        return torch.cat([goal, nothing]), torch.arange(len(z), device=z.device) < half
+        state = self.bundle.normalized_state(batch["subgoal"]["state"])
+        goal = self.average.read_out(self.average.encoder(batch["subgoal"]["images"], state).z)
+        nothing = goal.new_zeros(len(z) - len(goal), *goal.shape[1:])
+        return torch.cat([goal, nothing]), torch.arange(len(z), device=z.device) < len(goal)
 
     def after_step(self) -> None:
         """Nothing to do between steps."""

@@ -49,6 +49,8 @@ class RecordedStep(Step):
             self._record(batch)
         _fill(self.inputs, batch)
         self.graph.replay()  # type: ignore[union-attr]
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
         return self.outputs
 
     def _record(self, batch: dict[str, Any]) -> None:
@@ -61,7 +63,9 @@ class RecordedStep(Step):
         main.wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.outputs = super().__call__(self.inputs)
+            loss, metrics = super().__call__(self.inputs)
+        self.outputs = loss, {name: value.detach() for name, value in metrics.items()}
+        self.gradients = [parameter.grad for parameter in self.parameters]
         torch.cuda.set_rng_state(seeded, self.device)
 
 

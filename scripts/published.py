@@ -8,11 +8,14 @@ import json
 import math
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import envs
 from policy import checkpoint
 from policy.packed import SCALE
+
+if TYPE_CHECKING:
+    import torch
 
 ACTING = ("encoder", "read_out", "grounding", "controller", "planner")  # parts that a rollout runs; the rest teach
 TIERS = ("easy", "medium", "hard", "very-hard")
@@ -81,3 +84,12 @@ def parameters(folder: str) -> int:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     own = [entry for name, entry in header.items() if name.split(".")[0] in ACTING and not name.endswith(SCALE)]
     return sum(math.prod(entry["shape"]) for entry in own)
+
+
+def named(name: str, device: "torch.device", metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures of a GPU are a result of their own, which says of which."""
+    import torch
+
+    if device.type == "cpu":
+        return {name: metrics}
+    return {f"{name}_gpu": metrics | {"device": torch.cuda.get_device_name(device)}}

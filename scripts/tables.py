@@ -28,8 +28,7 @@ def render(result: dict[str, Any]) -> str:
     else:
         lines = [*_task_table(per_task), "", *numbers] if per_task else numbers
     made = result["manifest"]
-    gpu = f", {made['device']}" if made.get("device", "cpu") != "cpu" else ""
-    about = f"`{result['command']}` · code `{made['code']}` · {made['processor']}, {made['cores']} cores{gpu}"
+    about = f"`{result['command']}` · code `{made['code']}` · {made['processor']}, {made['cores']} cores"
     return "\n".join([*lines, "", about])
 
 

@@ -31,10 +31,11 @@ def spec(trained):
 def test_experience_is_whole_after_a_kill_and_counts_what_it_forgot(tmp_path):
     experience = Experience.open(tmp_path, limit=4000)
     for i in range(8):
-        experience.add(10 + i, i % 2 == 0, arrays(float(i)))
+        experience.add(10 + i, i % 2 == 0, arrays(float(i)), seconds=3.0 * i)
     (tmp_path / ".000008.npz").write_bytes(b"half")  # a writer was killed
     again = Experience.open(tmp_path, limit=4000)
     assert again.steps == experience.steps == sum(10 + i for i in range(8)) and len(again) == 8
+    assert again.seconds == 21.0  # learning goes on from there, whatever the last checkpoint says
     assert again.sizes == experience.sizes and 0 < len(again.sizes) < 8  # bounded: the oldest went
     kept = [float(episode["features"][0, 0]) for episode in again]
     assert kept == sorted(kept) and kept[-1] == 7.0

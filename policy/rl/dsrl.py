@@ -29,6 +29,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv
@@ -129,7 +130,7 @@ def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experien
     """Episodes that ended at this step go to disk and into the curve."""
     ended = [info for info in infos if "episode_log" in info]
     for info in ended:
-        experience.add(int(info["steps"]), bool(info["is_success"]), info["episode_log"])
+        experience.add(int(info["steps"]), bool(info["is_success"]), info["episode_log"], learning.seconds)
         learning.episode(bool(info["is_success"]), int(info["steps"]), experience.steps)
     return [info["episode_log"] | {"success": np.array(info["is_success"])} for info in ended]
 
@@ -142,7 +143,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     makers: list[Callable[[], gymnasium.Env]] = [
         partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
     ]
-    learning.resume(experience.steps, len(experience))
+    learning.resume(experience)
     envs = SubprocVecEnv(makers, start_method="spawn")
     try:
         _warm_up(envs, learning, experience, settings, seed)
@@ -153,6 +154,8 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
         model.num_timesteps = _choices(experience)
+        if learning.newest() is None:
+            _catch_up(model, learning, settings, workers)
         save = partial(_save, model, learning, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
@@ -171,6 +174,14 @@ def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, se
         shape = (envs.num_envs, *(envs.action_space.shape or ()))
         actions = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
         choices += sum(len(e["noise"]) for e in _store(envs.step(actions)[3], learning, experience))
+
+
+def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> None:
+    """The updates that the warm-up's choices have not had: its first choices are not to be a random network's."""
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    for _ in range(model.num_timesteps // workers):
+        if not learning.ended():
+            model.train(settings.gradient_steps, settings.batch)
 
 
 def _choices(experience: Experience) -> int:

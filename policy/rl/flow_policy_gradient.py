@@ -100,27 +100,29 @@ class Learner:
 def flow_policy_gradient(
     spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: FlowPolicyGradient, seed: int
 ) -> None:
-    """Rounds until `learning` ends; a checkpoint after each, which the next round's workers act from."""
+    """Rounds until `learning` ends, or no other one fits; a checkpoint after each, from which the next round acts."""
     experience = Experience.open(learning.folder / "experience", limit=1 << 30)
-    learning.resume(experience.steps, len(experience))
+    learning.resume(experience)
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
-    newest = learning.newest() or _save(learning, learner)
+    newest, took = learning.newest() or _save(learning, learner), 0.0
     with Pool(roll_out, settings.workers) as pool:
-        while not learning.ended():
+        while not learning.ended() and learning.left > took:
+            begin = learning.seconds
             jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
             for rollout in rollouts:
                 seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
-                experience.add(rollout.steps, rollout.success, {"action": rollout.arrays["action"], "seen": seen})
+                kept = {"action": rollout.arrays["action"], "seen": seen}
+                experience.add(rollout.steps, rollout.success, kept, learning.seconds)
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             if settings.critic == "value":
                 moved |= _fit_critic(learner, experience, settings)
             learning.run.log("flow_policy_gradient", experience.steps, moved)
-            newest = _save(learning, learner)
+            newest, took = _save(learning, learner), learning.seconds - begin
 
 
 def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
@@ -204,6 +206,9 @@ def update(
         with torch.no_grad():
             gain = estimate(samples, learner.critic(seen), settings)
     telling = gain.abs().topk(max(1, round(settings.telling * len(samples)))).indices
+    telling = telling[gain[telling] != 0]
+    if not len(telling):  # all groups ended alike
+        return {"divergence": 0.0, "updates": 0}
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples)))
     with torch.no_grad():
         now.old[telling] = torch.cat([_likelihood(learner, now, rows) for rows in telling.split(256)])
@@ -212,7 +217,7 @@ def update(
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
-    rate = _follow(learner.optimizer, divergence, settings)
+    rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
     scale = float((learner.explorer(features) / learner.explorer.scale).mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
 

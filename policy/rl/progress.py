@@ -18,6 +18,7 @@ from policy import checkpoint
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.judgement import Judgement
+from policy.rl.experience import Experience
 from policy.run import Run
 from policy.statistics import Proportion
 from policy.steering import Steering
@@ -95,9 +96,9 @@ class Learning(Practice):
     about: dict[str, Any]  # method and settings, for the checkpoint
     saved: float = field(default_factory=time.perf_counter)
 
-    def resume(self, steps: int, episodes: int) -> None:
-        """steps, episodes: that the experience on disk has had. Seconds are those of the last checkpoint."""
-        self.steps, self.episodes = steps, episodes
+    def resume(self, experience: Experience) -> None:
+        """Goes on from what is on disk: it may be newer than the last checkpoint."""
+        self.steps, self.episodes, self.spent = experience.steps, len(experience), experience.seconds
         if (folder := self.newest()) is None:
             return
         before = checkpoint.progress(folder)["rl"]
@@ -106,7 +107,7 @@ class Learning(Practice):
                 raise PolicyError(
                     f"cannot resume {self.folder}: {name} was {before[name]!r}, is {value!r}; choose another --output"
                 )
-        self.spent = float(before["seconds"])
+        self.spent = max(self.spent, float(before["seconds"]))
 
     def newest(self) -> Path | None:
         """The last checkpoint of this run; None where there is none yet."""

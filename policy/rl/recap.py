@@ -79,16 +79,17 @@ def recap(
 ) -> None:
     """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
-    learning.resume(experience.steps, len(experience))
-    demonstrations, took = of_demonstrations(bundle, cache, tasks, fastest_dtype()), 0.0
-    while not learning.ended() and learning.left > took:
-        begin, newest = learning.seconds, learning.newest()
+    learning.resume(experience)
+    demonstrations, took = of_demonstrations(bundle, cache, tasks, torch.float32), 0.0  # as agents see
+    while not learning.ended() and learning.left > 2 * took:  # practice takes half of what is left at most
+        newest = learning.newest()
         known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{KNOWN}"))
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = known + max(settings.episodes, settings.each * len(tasks))
         _practise(actor, tasks, goal, learning, experience, settings, seed)
         if learning.run.stop_requested:
             return
+        begin = learning.seconds
         ran = [stored(episode) for episode in experience]
         own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
         features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
@@ -127,7 +128,7 @@ def _practise(
                 continue
             about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
             about |= {"instruction": np.array(result.instruction)}
-            experience.add(result.steps, result.success, result.arrays | about)
+            experience.add(result.steps, result.success, result.arrays | about, learning.seconds)
             alone = result.success if jobs[index].takeover == 1 else None  # not those that were done before help came
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:

@@ -40,6 +40,6 @@ def measure(args: Args) -> dict[str, Any]:
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from policy.device import resolve_device
+    from scripts.published import named
 
-    on_gpu = resolve_device(args.device).type == "cuda"
-    return {"bench_latency_gpu" if on_gpu else "bench_latency": metrics}
+    return named("bench_latency", resolve_device(args.device), metrics)

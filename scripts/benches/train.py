@@ -76,7 +76,8 @@ def train(
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(0)
     bundle = new_bundle(recipe, cache).to(device)
-    learner = ActLearner(bundle, averaged(bundle.model, 0.999), cache, recipe.act.batch, 0, dtype, team)
+    average = averaged(bundle.model, 0.999)
+    learner = ActLearner(bundle, average, cache, recipe.act.batch, 0, dtype, team)
     parameters = learner.parameters()
     optimizer = torch.optim.AdamW(parameters, 1e-5, fused=True)
     batches, waits, take_step = learner.batches(0), 0.0, step_of(learner, parameters, dtype)
@@ -88,7 +89,9 @@ def train(
         waits += time.perf_counter() - begin
         take_step(batch)
         team.average([p.grad for p in parameters if p.grad is not None])
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.act.clip).item()
         optimizer.step()
+        average.update_parameters(bundle.model)
 
     with FlopCounterMode(display=False) as counter:
         Step(learner, parameters, dtype)(next(batches))
@@ -104,6 +107,6 @@ def train(
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from policy.device import resolve_device
+    from scripts.published import named
 
-    on_gpu = resolve_device(args.device).type == "cuda"
-    return {"bench_train_gpu" if on_gpu else "bench_train": metrics}
+    return named("bench_train", resolve_device(args.device), metrics)

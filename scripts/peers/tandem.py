@@ -55,5 +55,5 @@ def _command(name: str, data: Path, output: Path, steps: dict[str, int], budget:
     lengths = [f"--{stage}-steps={count}" for stage, count in steps.items()]
     return [
         str(our_python()), "-m", "scripts", "train", f"--preset={name}", f"--data={data}", f"--output={output}",
-        f"--seed={budget.seed}", *lengths,
+        f"--seed={budget.seed}", "--device=cpu", *lengths,
     ]  # fmt: skip
