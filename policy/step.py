@@ -36,7 +36,7 @@ class Step:
         with autocast(self.device, self.dtype):
             loss, metrics = self.learner.losses(batch)
         loss.backward()
-        return loss.detach(), metrics
+        return loss.detach(), {name: value.detach() for name, value in metrics.items()}  # nothing keeps the graph alive
 
 
 class RecordedStep(Step):
@@ -63,8 +63,7 @@ class RecordedStep(Step):
         main.wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            loss, metrics = super().__call__(self.inputs)
-        self.outputs = loss, {name: value.detach() for name, value in metrics.items()}
+            self.outputs = super().__call__(self.inputs)
         self.gradients = [parameter.grad for parameter in self.parameters]
         torch.cuda.set_rng_state(seeded, self.device)
 
