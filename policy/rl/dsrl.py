@@ -130,7 +130,7 @@ def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experien
     """Episodes that ended at this step go to disk and into the curve."""
     ended = [info for info in infos if "episode_log" in info]
     for info in ended:
-        experience.add(int(info["steps"]), bool(info["is_success"]), info["episode_log"], learning.seconds)
+        experience.add(int(info["steps"]), bool(info["is_success"]), info["episode_log"])
         learning.episode(bool(info["is_success"]), int(info["steps"]), experience.steps)
     return [info["episode_log"] | {"success": np.array(info["is_success"])} for info in ended]
 

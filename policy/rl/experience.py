@@ -1,6 +1,6 @@
 """Experience on disk: whole episodes, one file each, and the count of all steps that ever were.
 
-    experience/000041.npz      arrays of one episode, and of every episode: steps, success, total, seconds
+    experience/000041.npz      arrays of one episode, and of every episode: steps, success, total
 Files are written under another name, synced and renamed: a kill at any moment leaves whole episodes. What they say is
 the truth that resuming starts from; weights of a checkpoint may be a little older.
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from policy.errors import PolicyError
 
-Episode = dict[str, np.ndarray]  # "steps", "success", "total", "seconds" (of shape ()), and what an algorithm keeps
+Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Experience:
     limit: int  # bytes on disk
     sizes: dict[int, int]  # number of an episode -> bytes
     steps: int  # environment steps of all episodes, those that are forgotten too
-    seconds: float = 0.0  # of learning, up to the newest episode
 
     @classmethod
     def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
@@ -41,9 +40,7 @@ class Experience:
             half.unlink()
         sizes = {int(path.stem): path.stat().st_size for path in sorted(folder.glob("*.npz"))}
         opened = cls(folder, limit, sizes, 0)
-        if sizes:
-            newest = opened.load(max(sizes))
-            opened.steps, opened.seconds = int(newest["total"]), float(newest["seconds"])
+        opened.steps = int(opened.load(max(sizes))["total"]) if sizes else 0
         return opened
 
     def __len__(self) -> int:
@@ -53,9 +50,8 @@ class Experience:
     def __iter__(self) -> Iterator[Episode]:
         return (self.load(number) for number in sorted(self.sizes))
 
-    def add(self, steps: int, success: bool, arrays: dict[str, np.ndarray], seconds: float = 0.0) -> None:
-        """arrays: name -> array; seconds: of learning so far. PolicyError names the first array that is not finite, and
-        nothing is stored."""
+    def add(self, steps: int, success: bool, arrays: dict[str, np.ndarray]) -> None:
+        """arrays: name -> array; PolicyError names the first that is not finite, and nothing is stored."""
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PolicyError(
@@ -63,8 +59,7 @@ class Experience:
                     "learning rate, or go on from the last checkpoint with --resume"
                 )
         number, self.steps = len(self), self.steps + steps
-        self.seconds = seconds
-        about: dict[str, Any] = {"steps": steps, "success": success, "total": self.steps, "seconds": seconds}
+        about: dict[str, Any] = {"steps": steps, "success": success, "total": self.steps}
         temporary, final = self.folder / f".{number:06d}.npz", self._file(number)
         try:
             with open(temporary, "wb") as file:

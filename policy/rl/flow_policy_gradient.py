@@ -116,7 +116,7 @@ def flow_policy_gradient(
             for rollout in rollouts:
                 seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
                 kept = {"action": rollout.arrays["action"], "seen": seen}
-                experience.add(rollout.steps, rollout.success, kept, learning.seconds)
+                experience.add(rollout.steps, rollout.success, kept)
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             if settings.critic == "value":

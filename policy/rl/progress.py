@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.layout import write_atomic
 from policy import checkpoint
 from policy.bundle import Bundle
 from policy.errors import PolicyError
@@ -26,6 +27,7 @@ from policy.steering import Steering
 TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
+CLOCK = "seconds"  # file of a run: how long it had learned at its newest episode
 
 
 def training_seed(seed: int) -> int:
@@ -76,6 +78,7 @@ class Practice:
         if success is not None:
             self.recent.append(success)
         self.steps, self.episodes = total, self.episodes + 1
+        write_atomic(self.folder / CLOCK, f"{self.seconds:.1f}".encode())
         if self.episodes % REPORT == 0 and self.recent:
             share = Proportion(sum(self.recent), len(self.recent)).as_dict()
             about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
@@ -98,7 +101,9 @@ class Learning(Practice):
 
     def resume(self, experience: Experience) -> None:
         """Goes on from what is on disk: it may be newer than the last checkpoint."""
-        self.steps, self.episodes, self.spent = experience.steps, len(experience), experience.seconds
+        self.steps, self.episodes = experience.steps, len(experience)
+        if (clock := self.folder / CLOCK).exists():
+            self.spent = float(clock.read_text())
         if (folder := self.newest()) is None:
             return
         before = checkpoint.progress(folder)["rl"]

@@ -128,7 +128,7 @@ def _practise(
                 continue
             about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
             about |= {"instruction": np.array(result.instruction)}
-            experience.add(result.steps, result.success, result.arrays | about, learning.seconds)
+            experience.add(result.steps, result.success, result.arrays | about)
             alone = result.success if jobs[index].takeover == 1 else None  # not those that were done before help came
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
