@@ -76,7 +76,6 @@ def _agent(spec: AgentSpec) -> Agent:
 def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     """For `policy.pool.Pool`: environments and agents are kept between the episodes of a worker."""
     spec, episode = job
-    torch.set_num_threads(1)
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
     agent = _agent(spec)
@@ -92,6 +91,7 @@ Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry
 
 
 def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    torch.set_num_threads(1)  # sums over several differ in their last bits, and contacts make another episode of that
     env.unwrapped.looking = True
     obs, _ = env.reset(seed=episode.seed)
     told = _told(env, episode.control)

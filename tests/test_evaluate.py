@@ -184,3 +184,10 @@ def test_comparison_says_when_there_is_no_difference_and_when_there_is():
 def test_unknown_agent_is_refused():
     with pytest.raises(PolicyError, match="unknown agent"):
         load_agent(AgentSpec("oracle"))
+
+
+def test_an_episode_is_the_same_whoever_runs_it():
+    """Sums over two threads differ in their last bits, and contacts make another episode of that."""
+    torch.set_num_threads(2)
+    run_episode(environment("reach", None), load_agent(AgentSpec("expert")), Episode("reach", 0))
+    assert torch.get_num_threads() == 1
