@@ -79,7 +79,11 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, output=tmp_path)
     metrics = measure(args)
     with pytest.raises(UserError, match="another --minutes of dsrl"):
-        measure(replace(args, minutes=1.0))
+        measure(replace(args, minutes=(1.0,)))
+    with pytest.raises(UserError, match="another --minutes of recap"):
+        measure(replace(args, minutes=(60.0, 1.0)))
+    with pytest.raises(UserError, match="3 numbers for 2 methods"):
+        measure(replace(args, minutes=(1.0, 2.0, 3.0)))
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
     published = results(args, metrics)
     assert published["rl"] == metrics

@@ -28,7 +28,7 @@ class Args:
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     methods: tuple[Method, ...] = ("dsrl", "recap", "ppo")
     seeds: int = 3  # of training, from 0
-    minutes: float = 60.0  # of each run
+    minutes: tuple[float, ...] = (60.0,)  # of each run: one for all methods, or one for each
     episodes: int = 50  # of each evaluation and task
     together: tuple[Method, ...] = ()  # methods of which one run learns all tasks
     workers: int = 2
@@ -42,19 +42,28 @@ def measure(args: Args) -> dict[str, Any]:
     from policy import checkpoint
 
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
-    minutes = {f"minutes of {method}": args.minutes for method in args.methods}
-    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes} | minutes)
+    minutes = minutes_of(args)
+    named = {f"minutes of {method}": value for method, value in minutes.items()}
+    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes} | named)
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found: dict[str, dict[str, list[Path]]] = {task: {} for task in tasks}  # task -> method -> a run per seed
     for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
         for method in args.methods:
             for group in [tasks] if method in args.together else [(task,) for task in tasks]:
-                run = _learned(args, group, method, seed)
+                run = _learned(args, group, method, minutes[method], seed)
                 for task in group:
                     found[task].setdefault(method, []).append(run)
     return {
         task: {method: gain(before, task, runs) for method, runs in methods.items()} for task, methods in found.items()
     }
+
+
+def minutes_of(args: Args) -> dict[Method, float]:
+    if len(args.minutes) not in (1, len(args.methods)):
+        counts = f"{len(args.minutes)} numbers for {len(args.methods)} methods"
+        raise UserError(f"--minutes has {counts}; give one, or one each")
+    each = args.minutes * len(args.methods) if len(args.minutes) == 1 else args.minutes
+    return dict(zip(args.methods, each, strict=True))
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -148,13 +157,13 @@ def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
     return {(e["task"], e["seed"]): e for e in episodes if e["status"] in ("done", "sim_error")}
 
 
-def _learned(args: Args, tasks: tuple[str, ...], method: str, seed: int) -> Path:
+def _learned(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int) -> Path:
     """Learns and evaluates where that is not done yet; returns the run's folder."""
     folder = args.output / f"{'together' if method in args.together else tasks[0]}_{method}_{seed}"
     done = folder / "learned.json"
     if not done.exists():
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
-        flags += ["--minutes", str(args.minutes), "--steps", str(10**9), "--workers", str(args.workers)]
+        flags += ["--minutes", str(minutes), "--steps", str(10**9), "--workers", str(args.workers)]
         _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
         done.write_text(json.dumps(_cost(folder)))
     _evaluated(args, folder, tasks, folder / "eval")
