@@ -124,6 +124,20 @@ def test_experts_solve_their_tasks_and_say_what_they_do(task):
 
 
 @needs_package
+def test_the_script_that_lifts_a_handle_does_not_let_go_of_it():
+    env = envs.make("metaworld-handle-pull-side")
+    env.reset(seed=0)
+    expert, ended, up = envs.expert(env, 0, disturbed=0.0), False, []
+    while not ended:
+        action, _, _ = expert.act()
+        up.append(float(action[2]))
+        *_, ended, truncated, info = env.step(action)
+        ended = ended or truncated
+    fast = np.sign([speed for speed in up if abs(speed) > 0.5])
+    assert info["success"] and (np.diff(fast) != 0).sum() <= 1  # down once; Meta-World's own turns nine times
+
+
+@needs_package
 def test_keypoints_are_where_the_camera_shows_the_goal():
     env = envs.make("metaworld-reach", image_size=128)
     for seed in range(4):

@@ -12,11 +12,12 @@ for a few steps (envs/bursts.py), and sometimes the fingers do the opposite mean
 scripts look at where things are, so that they mend it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from envs.bursts import Bursts
+from envs.metaworld.scripts import script_of
 
 if TYPE_CHECKING:
     from envs.metaworld.env import MetaWorldEnv
@@ -32,10 +33,7 @@ class MetaWorldExpert:
     """An `envs.Script`; made after a reset, for one episode."""
 
     def __init__(self, env: "MetaWorldEnv", seed: int):
-        from metaworld.policies import ENV_POLICY_MAP
-
-        script: Any = ENV_POLICY_MAP[env.title]  # typed as abstract where the package is installed
-        self._env, self._script = env, script()
+        self._env, self._script = env, script_of(env.title)
         self._place = env.full[4:7].copy()  # of the thing that is handled first, until the hand is near
         self._gripper: float | None = None  # first command
         self._stage = 0
