@@ -73,11 +73,18 @@ def next_mean(controller: Controller, context: Context, x: Tensor, t: Tensor, K:
     return x - velocity / K - left * (1 - math.sqrt(1 - ETA**2)) * (x + t.unsqueeze(-1) * velocity)
 
 
-def log_likelihood(controller: Controller, context: Context, scale: Tensor, chain: Tensor, executed: Tensor) -> Tensor:
-    """scale (B, K, A), chain (B, K + 1, H, A), executed (B, H) -> (B,). All Euler steps in one pass: they are draws."""
-    B, K = scale.shape[:2]
-    before, after = chain[:, :-1], chain[:, 1:]
-    t = (torch.arange(K) / K).to(chain).expand(B, K).unsqueeze(-1).expand(-1, -1, chain.shape[2])
-    mean = next_mean(controller, context, before, t, K)
-    log_p = torch.distributions.Normal(mean, scale.unsqueeze(2)).log_prob(after)
-    return (log_p.sum(-1) * executed.unsqueeze(1)).sum((1, 2))
+def log_likelihood(
+    controller: Controller, context: Context, scale: Tensor, chain: Tensor, executed: Tensor, euler: Tensor
+) -> Tensor:
+    """Of single steps of a chain, log N(x_{k+1}; m_k, s_k) over the executed steps of the chunk.
+
+    scale (B, K, A), chain (B, K + 1, H, A), executed (B, H), euler (B, M) which k -> (B, M). All in one pass: they are
+    draws.
+    """
+    K, (H, A) = scale.shape[1], chain.shape[2:]
+    rows = euler[:, :, None, None].expand(-1, -1, H, A)
+    before, after = chain.gather(1, rows), chain.gather(1, rows + 1)
+    t = (euler / K).unsqueeze(-1).expand(-1, -1, H)
+    deviation = scale.gather(1, rows[:, :, 0]).unsqueeze(2)
+    log_p = torch.distributions.Normal(next_mean(controller, context, before, t, K), deviation).log_prob(after)
+    return (log_p.sum(-1) * executed.unsqueeze(1)).sum(2)

@@ -8,8 +8,8 @@ On-policy and therefore hungry; the one of the three methods that can leave what
 
 Notable choices
 - Encoder, grounding and planner stay as they are; latents are stored, and an update costs what the controller costs.
-- All Euler steps of a look are evaluated in one pass, as so many noise draws that share its context. Their likelihoods
-  are averaged: the ratio of the sum would leave every clip after one update.
+- Every Euler step of a look is an action of its own with its own ratio, as in DPPO (arXiv 2409.00588): the ratio of
+  whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
   Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
 - Only the looks that tell most are learned from: on two cores an update costs more than the episodes behind it.
@@ -180,7 +180,7 @@ class Round:
     executed: Tensor  # (F, H) bool
     features: Tensor  # (F, ...)
     gain: Tensor  # (F,) advantages
-    old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
+    old: Tensor  # (F, K) log-likelihoods of their Euler steps when they were acted, of those that are learned from
 
 
 def update(
@@ -209,9 +209,11 @@ def update(
     telling = telling[gain[telling] != 0]
     if not len(telling):  # all groups ended alike
         return {"divergence": 0.0, "updates": 0}
-    now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples)))
+    K = chain.shape[1] - 1
+    now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples), K))
     with torch.no_grad():
-        now.old[telling] = torch.cat([_likelihood(learner, now, rows) for rows in telling.split(256)])
+        for rows in telling.split(256):
+            now.old[rows] = _likelihood(learner, now, rows, torch.arange(K).expand(len(rows), -1))
     divergence, updates = 0.0, 0
     for rows in (rows for _ in range(settings.epochs) for rows in _parts(telling, settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
@@ -237,7 +239,8 @@ def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowP
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
     """One update; how far the policy then was from the one that acted (an unbiased estimate of the divergence)."""
-    log_ratio = _likelihood(learner, now, rows) - now.old[rows]
+    euler = torch.randint(now.old.shape[1], (len(rows), 1))
+    log_ratio = (_likelihood(learner, now, rows, euler) - now.old[rows].gather(1, euler))[:, 0]
     ratio, gain = log_ratio.exp(), now.gain[rows]
     loss = -torch.minimum(ratio * gain, ratio.clamp(1 - settings.clip, 1 + settings.clip) * gain).mean()
     if not torch.isfinite(loss):
@@ -249,14 +252,15 @@ def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradie
     return float((ratio - 1 - log_ratio).mean().detach())
 
 
-def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
+def _likelihood(learner: Learner, now: Round, index: Tensor, euler: Tensor) -> Tensor:
+    """Of the Euler steps `euler` (B, M) of those looks, (B, M)."""
     rows, controller = now.samples.rows(index), learner.bundle.model.controller
     z = rows.z.float()
     with torch.no_grad():
         referents, _ = learner.bundle.model.grounding(rows.instruction, z)
     context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
     scale = learner.explorer(now.features[index])
-    return log_likelihood(controller, context, scale, now.chain[index], now.executed[index]) / scale.shape[1]
+    return log_likelihood(controller, context, scale, now.chain[index], now.executed[index], euler)
 
 
 def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> Tensor:
