@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 import envs
 from policy import checkpoint
 from policy.agent import Runtime
@@ -17,6 +19,7 @@ from policy.agents import AgentSpec, load_agent
 from policy.evaluate import resolve_tasks
 from policy.rollout import Episode, Outcome, run_episode
 from policy.run import default_output
+from scripts.animation import animation, thumbnails
 from scripts.errors import UserError
 from scripts.film import Film, encode, save
 from scripts.manifest import manifest
@@ -34,6 +37,7 @@ class Args:
     first_seed: int = 1_000_000
     before: str = ""  # another checkpoint: its episodes of the same seeds are shown first, for comparison
     runtime: Runtime = Runtime()  # how the checkpoint is run
+    animation: Path | None = None  # also all episodes side by side, those before above, in this .webp
     output: Path | None = None  # default: outputs/watch/<date>/<time>_<checkpoint>
     dry_run: bool = False  # print the resolved settings and stop
 
@@ -45,6 +49,7 @@ class Clip:
     film: Film
     fps: int
     video: bytes
+    thumbnails: list[np.ndarray]  # where an animation is wanted
     command: str
 
 
@@ -58,6 +63,8 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     spec = _spec(args)
     tasks = resolve_tasks(args.tasks or _trained_on(args))
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
+    if args.animation is not None and args.animation.suffix != ".webp":
+        raise UserError(f"--animation {args.animation} is no .webp; choose a name that ends so")
     if (folder / "report.html").exists():
         raise UserError(f"{folder}/report.html exists; choose another --output")
     actors = [("after" if args.before else "", args, load_agent(spec, tasks))]
@@ -72,6 +79,10 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
                 clips.append(_watch(env, agent, Episode(task, seed, args.runtime.mode), how, label))
                 save(clips[-1].video, folder / f"{'_'.join(filter(None, (task, str(seed), label)))}.mp4")
         env.close()
+    if args.animation is not None:
+        labels = dict.fromkeys(clip.label for clip in clips)
+        rows = [[(clip.thumbnails, clip.outcome.success) for clip in clips if clip.label == label] for label in labels]
+        save(animation(rows, clips[0].fps), args.animation)
     page = folder / "report.html"
     page.write_text(render(clips, args, table))
     return page
@@ -95,10 +106,11 @@ def _watch(env: Any, agent: Any, episode: Episode, args: Args, label: str) -> Cl
     film = Film()
     outcome = run_episode(env, agent, episode, film)
     video = encode(film.frames, env.metadata["render_fps"])
+    small = thumbnails(film.frames) if args.animation is not None else []
     film.frames.clear()  # a megabyte each
     who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
     command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    return Clip(label, outcome, film, env.metadata["render_fps"], video, command + _changed(args.runtime))
+    return Clip(label, outcome, film, env.metadata["render_fps"], video, small, command + _changed(args.runtime))
 
 
 def _changed(runtime: Runtime) -> str:

@@ -6,11 +6,14 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from policy.agent import Runtime
 from scripts import watch
@@ -65,6 +68,7 @@ def test_an_existing_page_is_not_overwritten(report, trained):
 
 def test_the_same_seeds_are_shown_before_and_after(trained, tmp_path):
     args = watch.Args(str(trained), tasks=("reach",), episodes=1, before=str(trained), output=tmp_path / "page")
+    args = replace(args, animation=tmp_path / "both.webp")
     page = watch.run(args).read_text()
     assert page.count("<article") == 2 and page.index(">before<") < page.index(">after<")
     assert re.search(r"(\d) of these 1 episodes succeeded before, \1 of these 1 episodes succeeded after", page)
@@ -72,6 +76,15 @@ def test_the_same_seeds_are_shown_before_and_after(trained, tmp_path):
     assert films == ["reach_1000000_after.mp4", "reach_1000000_before.mp4"]
     same = [(tmp_path / "page" / name).read_bytes() for name in films]
     assert same[0] == same[1]  # the same policy does the same
+    with Image.open(tmp_path / "both.webp") as both:
+        assert both.size == (200, 400) and both.n_frames > 5
+        both.seek(both.n_frames - 1)
+        last = np.asarray(both.convert("RGB")).astype(int)
+    assert np.abs(last[:200] - last[200:]).mean() < 2  # one above the other
+    red, green = np.median(last[100, :3], axis=0)[:2]
+    assert (red < green) == ("badge yes" in page) and abs(red - green) > 50
+    with pytest.raises(ValueError, match=r"no \.webp"):
+        watch.run(replace(args, animation=tmp_path / "both.gif", output=None))
 
 
 class Listener(BaseHTTPRequestHandler):
