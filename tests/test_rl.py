@@ -114,10 +114,10 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     (model,) = kept
     bundle = Bundle.load(output)
     sizes = bundle.feature_sizes
-    assert model.observation_space.shape == (sizes.features,)
-    seen = np.random.default_rng(0).normal(size=(4, sizes.features)).astype(np.float32)
+    assert model.observation_space.shape == (sizes.features + 1,)
+    seen = np.random.default_rng(0).normal(size=(4, sizes.features + 1)).astype(np.float32)
     chosen, _ = model.predict(seen, deterministic=True)
-    noise = bundle.steering(torch.from_numpy(seen))
+    noise = bundle.steering(torch.from_numpy(seen[:, :-1]))  # the actor is not told the time
     torch.testing.assert_close(noise, spread(torch.from_numpy(chosen), bundle.sizes.chunk))
     learned, moments = model.policy.state_dict(), model.critic.optimizer.state_dict()["state"]
     kept.clear()
@@ -179,7 +179,7 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     steering = Steering(cfg).requires_grad_(False)
     ended = False
     while not ended:
-        chosen = steering.mu(steering.latent_pi(steering.standardise(torch.from_numpy(features)[None]))).tanh()[0]
+        chosen = steering.mu(steering.latent_pi(steering.standardise(torch.from_numpy(features)[None, :-1]))).tanh()[0]
         features, _, success, truncated, info = env.step(chosen.numpy())
         ended = success or truncated
     agent = TandemAgent(replace(bundle, steering=steering), env.agent.runtime)

@@ -24,7 +24,7 @@ from policy.controller import Context, Controller
 from policy.standardise import Standardise
 
 ETA = 0.7  # share of the noise that is new at every step
-LAST = 0.12  # smallest deviation, in normalised actions: a millimetre or two a step
+LAST = 0.175  # smallest deviation, in normalised actions: two or three millimetres a step
 RANGE = 1.5  # factor within which the deviation is learned
 
 

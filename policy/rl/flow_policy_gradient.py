@@ -12,7 +12,9 @@ Notable choices
   whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
   Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
-- Only the looks that tell most are learned from: on two cores an update costs more than the episodes behind it.
+- Only the looks that tell most are learned from: on two cores an update costs as much as the episodes behind it. With
+  a lambda near 1 these are what a failure did while it could still have succeeded; with a small one they are where a
+  value function that knows little is in error.
 - The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
 """
 
@@ -52,8 +54,8 @@ class FlowPolicyGradient:
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # mean divergence at which a round's updates stop
     discount: float = 0.99  # per look
-    trace: float = 0.9  # lambda of generalised advantage estimation
-    value_steps: int = 200  # updates of the value function per round
+    trace: float = 0.98  # lambda of generalised advantage estimation
+    value_steps: int = 200  # updates of the value function per round, at most three times through its looks
     rounds: int = 8  # that it learns from
     workers: int = 2
 
@@ -310,7 +312,7 @@ def _fit_critic(learner: Learner, experience: Experience, settings: FlowPolicyGr
         error = float((critic(seen[-now:]) - returns[-now:]).square().mean())
     optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
     critic.train()
-    for _ in range(settings.value_steps):
+    for _ in range(min(settings.value_steps, 1 + 3 * len(seen) // 256)):
         rows = torch.randint(len(seen), (256,))
         loss = (critic(seen[rows]) - returns[rows]).square().mean()
         optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
 
-    observation  float32 (F,)   what the agent sees at a look (policy/situation.py)
+    observation  float32 (F + 1,)   what the agent sees at a look (policy/situation.py), and the share of time passed
     action       float32 (A,) in [-1, 1], the noise of the next chunk (policy/steering.py)
     reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
@@ -73,7 +73,8 @@ class NoiseEnv(gymnasium.Env):
 
     def _look(self) -> np.ndarray:
         self.situation = self.agent.look(self.obs)
-        self.features: np.ndarray = self.situation.features()[0].numpy()
+        passed = np.float32(self.agent.step / self.env.unwrapped.horizon)
+        self.features: np.ndarray = np.append(self.situation.features()[0].numpy(), passed)
         return self.features
 
     def _act(self, noise: Tensor) -> tuple[bool, bool]:
