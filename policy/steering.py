@@ -11,8 +11,8 @@ Notable choices
 - One number an action dimension, on a profile of length 1 over the chunk that is largest where the chunk is executed:
   the noise that the flow was trained with has deviation 1 along it, as along any direction. One noise for all steps, as
   DSRL has it, is sqrt(H) times farther out; a second, slower profile moves the steps that run in the same way.
-- What is chosen holds for several looks: the noise of one moves the hand by millimetres, which the next look takes
-  back; held, it decides something, and an episode has few decisions to learn from.
+- What is chosen holds for a whole attempt: the noise of one look moves the hand by millimetres, which the next look
+  takes back; held over three looks it moves the hand by 15 mm, and an episode has few decisions to learn from.
 - Features are what the controller acts on (policy/situation.py), in few numbers (policy/standardise.py).
 """
 

@@ -57,8 +57,7 @@ def test_noise_env_is_an_environment_and_a_function_of_its_seed(trained):
     walks = []
     for _ in range(2):
         env = NoiseEnv(spec(trained), ("reach", "press_button"))
-        seen = [env.reset()[0]] + [env.step(np.full(env.action_space.shape, 0.3, np.float32))[0] for _ in range(3)]
-        walks.append(np.stack(seen))
+        walks.append(np.stack([env.reset()[0], env.step(np.full(env.action_space.shape, 0.3, np.float32))[0]]))
     assert np.array_equal(*walks) and not np.array_equal(walks[0][0], walks[0][1])
     with pytest.raises(PolicyError, match="not finite"):
         env.step(np.full(env.action_space.shape, np.nan, np.float32))
@@ -112,6 +111,8 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     output = tmp_path / "run"
     rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "200", "--workers", "1"]))
     (model,) = kept
+    first = next(iter(Experience.open(output / "experience")))["noise"]
+    assert len(first) > 1 and (first == first[0]).all()  # an episode of the warm-up keeps its noise
     bundle = Bundle.load(output)
     sizes = bundle.feature_sizes
     assert model.observation_space.shape == (sizes.features + 1,)

@@ -7,6 +7,10 @@
 A step is `HOLD` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
 the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
 `first_seed`.
+
+A whole attempt gets one noise: feedback takes back most of what the noise of a single look moved, and what one choice
+of thirty did for success drowns in the others. Over 6,500 choices that held for three looks, no critic predicted
+success better for knowing the noise.
 """
 
 from typing import Any
@@ -24,7 +28,7 @@ from policy.rl.progress import TRAINING_SEEDS
 from policy.rollout import environment, noise_seed
 from policy.steering import spread
 
-HOLD = 3  # looks that a choice lasts
+HOLD = 10  # looks that a choice lasts: a whole attempt
 
 
 class NoiseEnv(gymnasium.Env):
