@@ -36,6 +36,7 @@ class Runtime:
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
+    noise: float = 1.0  # deviation of the noise that becomes a chunk, as in training; 0: a sight has one chunk
     device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
@@ -54,10 +55,7 @@ class TandemAgent:
         self.sizes = bundle.config.sizes
         self.image_size: int | None = self.sizes.image_size
         self._bound: set[tuple[str, int]] = set()  # kinds of environments that agree with the contract
-        if runtime.plan == "rank" and bundle.steering is not None:
-            raise PolicyError(
-                "a steered checkpoint chooses one chunk, there is nothing to rank; use --runtime.plan off"
-            )
+        _refuse_contradictions(runtime, steered=bundle.steering is not None)
         self.reset("", 0)
 
     def bind(self, env: Any) -> None:
@@ -139,7 +137,7 @@ class TandemAgent:
         cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
         noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)  # the same on every device
-        return noise.to(self.bundle.device)
+        return self.runtime.noise * noise.to(self.bundle.device)
 
     def _tick_is_due(self) -> bool:
         return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
@@ -198,3 +196,13 @@ class TandemAgent:
             return None
         kept = np.stack(list(self.queue)[: self.runtime.committed])
         return torch.from_numpy(kept).unsqueeze(0).to(self.bundle.device)
+
+
+def _refuse_contradictions(runtime: Runtime, steered: bool) -> None:
+    if runtime.noise < 0:
+        raise PolicyError(f"--runtime.noise is {runtime.noise}, a deviation; use 0 or more")
+    if steered and runtime.noise != 1:
+        raise PolicyError("a steered checkpoint chooses its noise itself; leave --runtime.noise out")
+    if runtime.plan == "rank" and (steered or not runtime.noise):
+        why = "a steered checkpoint" if steered else "without noise the policy"
+        raise PolicyError(f"{why} chooses one chunk, there is nothing to rank; use --runtime.plan off")

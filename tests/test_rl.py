@@ -189,6 +189,25 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     assert HOLD * len(info["episode_log"]["noise"]) >= agent.looked > HOLD * (len(info["episode_log"]["noise"]) - 1)
 
 
+def test_without_noise_a_sight_has_one_chunk(trained):
+    import envs
+
+    bundle = Bundle.load(trained)
+    env = envs.make("reach", bundle.config.sizes.image_size)
+
+    def acts(seed, **runtime):
+        obs, _ = env.reset(seed=1)
+        agent = TandemAgent(bundle, Runtime(mode="flat", **runtime))
+        agent.reset(obs["task"], seed)
+        return [agent.act(obs) for _ in range(3)]
+
+    assert np.array_equal(acts(1, noise=0.0), acts(2, noise=0.0))
+    assert np.array_equal(acts(1), acts(1)) and not np.array_equal(acts(1), acts(2))
+    for wrong, why in (({"noise": -1.0}, "use 0 or more"), ({"noise": 0.0, "plan": "rank"}, "nothing to rank")):
+        with pytest.raises(PolicyError, match=why):
+            TandemAgent(bundle, Runtime(**wrong))
+
+
 def test_steered_noise_is_as_likely_as_the_noise_of_training():
     noise = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
     assert abs((noise @ profile(16)).std() - 1) < 0.02  # coefficients of white noise have deviation 1
