@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from data.layout import write_atomic
 from data.progress import progress_bar
 from policy import checkpoint
 from policy.agent import Runtime
@@ -80,7 +81,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
         "train_minutes": train_minutes(spec.checkpoint),
         "episodes": [outcome.as_dict() for outcome in outcomes],
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1, default=str))
+    write_atomic(folder / "results.json", json.dumps(results, indent=1, default=str).encode())
     if args.result:
         _publish(args, results, spec.checkpoint)
     return results, folder

@@ -1,5 +1,6 @@
 """A result file as Markdown: numbers, success by task, and tables within tables."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,12 @@ FRACTIONS = (
     "medium",
     "hard",
     "very_hard",
+    "before",
+    "after",
+    "gain",
+    "low",
+    "high",
+    "change",
 )
 
 
@@ -93,7 +100,7 @@ def _number(key: str, value: Any) -> str:
     formats: list[tuple[Callable[[str], bool], Callable[[Any], str]]] = [
         (lambda k: "success" in k or "drop" in k or k.removesuffix("_flat") in FRACTIONS, lambda v: f"{100 * v:.1f}%"),
         (lambda k: k.endswith("_ms"), lambda v: f"{v:.1f} ms"),
-        (lambda k: "per_s" in k, lambda v: f"{v:,.0f}"),
+        (lambda k: re.search(r"per_s(_|$)", k) is not None, lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.3g}"),
     ]
     if not isinstance(value, int | float):
         return "–" if value is None else str(value)

@@ -3,18 +3,19 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from scripts.benches.rl import Args, gain, learning_curves, measure, results
+from scripts.benches.rl import Args, gain, interval, learning_curves, measure, results
 from scripts.errors import UserError
 
 
 def evaluated(folder, **successes):
-    """successes: task -> one bool per layout; an episode that succeeds takes 50 steps less in an 'after'."""
+    """successes: task -> one bool per layout, each of its own length; success takes 50 steps less in an 'after'."""
     folder.mkdir(parents=True)
     steps = 100 if folder.name == "before" else 50
     episodes = [
-        {"task": task, "seed": seed, "success": success, "steps": steps if success else 200, "status": "done"}
+        {"task": task, "seed": seed, "success": success, "steps": steps + seed if success else 200, "status": "done"}
         for task, outcomes in successes.items()
         for seed, success in enumerate(outcomes)
     ]
@@ -45,10 +46,20 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
     ]
     row = gain(before, "push", runs)
     assert row["before"] == pytest.approx(1 / 3) and row["after"] == pytest.approx(41 / 90, abs=1e-4)
-    assert row["low"] < row["after"] < row["high"] and row["each"] == "100/37/0"
+    assert row["gain"] == pytest.approx(row["after"] - row["before"]) and row["each"] == "100/37/0"
+    assert row["low"] < -0.1 < row["gain"] < 0.4 < row["high"]  # seeds that differ so much say little of the next one
     assert (row["higher"], row["lower"], row["seeds"]) == (1, 1, 3)
-    assert (row["length_before"], row["length_after"]) == (100, 50)  # of layouts that succeed before and after
+    assert (row["length_before"], row["length_after"]) == (104.5, 54.5)  # of layouts that succeed before and after
     assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
+
+
+def test_an_interval_is_over_layouts_and_seeds():
+    rng = np.random.default_rng(1)
+    alike = np.tile(rng.random(50) < 0.5, (3, 1)).astype(float)  # three seeds that do the same: fifty outcomes
+    low, high = interval(alike)
+    assert high - low == pytest.approx(2 * 1.96 * alike[0].std() / 50**0.5, rel=0.1)
+    seeds = np.repeat([[0.0], [1.0], [1.0]], 50, axis=1)  # layouts do not matter at all
+    assert interval(seeds) == (0.0, 1.0) and interval(np.ones((3, 50))) == (1.0, 1.0)
 
 
 def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_path, policy):

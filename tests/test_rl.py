@@ -307,19 +307,34 @@ def test_advantages_judge_what_the_next_steps_changed():
         -0.04 - 0.8 + 0.6, -0.04 - 1.0 + 0.8,
     ]  # fmt: skip
     torch.testing.assert_close(advantages(samples, value, ahead=4), torch.tensor(expected))
+    ends = advantages(samples, value, ahead=5)[1]  # no look is that far ahead: six steps pass until the end
+    torch.testing.assert_close(ends, torch.tensor(-0.06 + 0.0 + 0.3))
 
 
-def test_only_unaided_successes_and_experts_are_good():
+def test_no_layout_is_met_twice_and_none_is_left_out():
+    from policy.rl.recap import unmet
+
+    assert unmet(set(), 3) == [0, 1, 2]
+    assert unmet({0, 1, 2, 5}, 3) == [3, 4, 6]  # killed while 3 and 4 were under way
+    assert unmet({7, 9}, 2) == [8, 10]  # 0 to 6 were met, and forgotten
+
+
+def test_only_unaided_successes_and_experts_who_succeed_are_good():
     from policy.judgement import BAD, GOOD, UNKNOWN
-    from policy.rl.recap import CORRECTION, DEMONSTRATION, Judged, Recap, Shares, judge, kinds_of
+    from policy.rl.recap import CORRECTION, DEMONSTRATION, UNUSED, Judged, Recap, Shares, judge, kinds_of
 
-    # 0 succeeds, 1 fails, in 2 an expert acts from the second look on
-    episode = [0] * 4 + [1] * 4 + [2] * 4
-    expert = [False] * 9 + [True] * 3
-    samples = own_samples([0, 4, 8, 12] * 3, [16] * 12, [True] * 4 + [False] * 4 + [True] * 4, episode, expert)
-    judged = judge(samples, torch.randn(12, 6), 2, Recap(value_steps=5, good=0.5), seed=0)
+    # 0 succeeds, 1 fails; in 2 and 3 an expert acts from the second look on, and fails in 3; 4 is over before it could
+    episode = [i for i in range(5) for _ in range(4)]
+    expert = [False] * 8 + 2 * [False, True, True, True] + [False] * 4
+    success = [i != 1 and i != 3 for i in episode]
+    samples = own_samples([0, 4, 8, 12] * 5, [16] * 20, success, episode, expert)
+    helped = torch.tensor([i >= 2 for i in episode])
+    features = torch.randn(20, 6)
+    judged = judge(samples, helped, features, 2, Recap(value_steps=5, good=0.5), seed=0)
     assert set(judged[:4].tolist()) == {GOOD, BAD} and (judged[4:8] == BAD).all()
-    assert judged[8] == UNKNOWN and (judged[9:] == GOOD).all()
+    assert judged[8] == UNKNOWN and (judged[9:12] == GOOD).all() and (judged[12:] == UNKNOWN).all()
+    kinds = kinds_of(20, samples, judged)
+    assert (kinds[20 + 12 :] == UNUSED).all()
     kinds = kinds_of(20, samples, judged)
     weights = Judged(samples, judged, kinds).weights(Shares(0.3, 0.4, 0.2, 0.1))
     assert weights[kinds == DEMONSTRATION].sum() == pytest.approx(0.3) and weights.sum() == pytest.approx(1)

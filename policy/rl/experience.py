@@ -72,14 +72,22 @@ class Experience:
         self.sizes[number] = final.stat().st_size
         self._forget()
 
+    def column(self, name: str) -> list[np.ndarray]:
+        """One array of every episode that is kept, oldest first."""
+        return [self._read(number, (name,))[name] for number in sorted(self.sizes)]
+
     def last(self, count: int) -> Iterator[Episode]:
         """The newest `count` episodes that are kept, oldest first."""
         return (self.load(number) for number in sorted(self.sizes)[-count:])
 
     def load(self, number: int) -> Episode:
+        return self._read(number)
+
+    def _read(self, number: int, names: tuple[str, ...] = ()) -> Episode:
+        """names: of the arrays; none: all."""
         try:
             with np.load(self._file(number)) as file:
-                return dict(file)
+                return {name: file[name] for name in names or file.files}
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
 

@@ -1,7 +1,7 @@
 """RECAP: learn from own experience by being told which of it was good (pi*0.6, arXiv 2511.14759).
 
-    repeat: own episodes, in part with an expert taking over  ->  V from what came of those that nobody helped
-            ->  advantages  ->  the best chunks of successes are GOOD, the other ones BAD, an expert's always GOOD
+    repeat: own episodes, in part with an expert taking over  ->  V from what came of those that nobody was to help
+            ->  advantages  ->  the fastest chunks of successes are GOOD, the other ones BAD, an expert's GOOD
             ->  the controller learns from all, told the judgement  ->  it acts, told GOOD
 
 No likelihoods and no gradients through rollouts: supervised losses alone, so that it is as stable as imitation, and it
@@ -11,13 +11,17 @@ Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
 - In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
   itself, and it finishes. What the policy did before is nobody's merit and is not learned from.
-- Only successes have good chunks: what failed may look like progress to eyes that misjudged it.
+- Only successes have good chunks: what failed may look like progress to eyes that misjudged it. Neither does an expert
+  who fails.
+- Episodes that ended before the expert was to take over teach nothing: the fast ones are among them, the slow and the
+  failed ones are not.
 - Every kind of data has its share of a batch, demonstrations too, however much there is of it; a few rows are told
   nothing, for guidance. A round begins where the last one ended.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +34,7 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.controller import Controller
 from policy.ema import averaged
+from policy.errors import PolicyError
 from policy.fit import Progress, fit
 from policy.judgement import BAD, GOOD, UNKNOWN, Judgement, JudgementConfig
 from policy.pool import Crash, Pool
@@ -93,7 +98,8 @@ def recap(
         ran = [stored(episode) for episode in experience]
         own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
         features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
-        judged = judge(own, features, bundle.feature_sizes.plain, settings, seed)
+        helped = torch.from_numpy(np.concatenate([np.full(len(t.arrays["look"]), t.takeover < 1) for t in ran]))
+        judged = judge(own, helped, features, bundle.feature_sizes.plain, settings, seed)
         kinds = kinds_of(len(demonstrations), own, judged)
         judged = torch.cat([torch.full((len(demonstrations),), GOOD), judged])
         data = Judged(Samples.joined([demonstrations, own]), judged, kinds)
@@ -119,20 +125,25 @@ def _practise(
     """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`; half of the time that is left is
     for learning from them."""
     enough, first = learning.seconds + learning.left / 2, training_seed(seed)
-    jobs = [
-        Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in range(len(experience), goal)
-    ]
+    new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
+    jobs = [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
     with Pool(roll_out, settings.workers) as pool:
-        for index, result in pool.run(jobs):
+        for _, result in pool.run(jobs):
             if isinstance(result, Crash):
                 continue
-            about = {"task": np.array(result.task), "seed": np.array(result.seed), "draw": np.array(result.draw)}
-            about |= {"instruction": np.array(result.instruction)}
+            names = ("task", "seed", "draw", "takeover", "instruction")
+            about = {name: np.array(getattr(result, name)) for name in names}
             experience.add(result.steps, result.success, result.arrays | about)
-            alone = result.success if jobs[index].takeover == 1 else None  # not those that were done before help came
+            alone = result.success if result.takeover == 1 else None  # not those that were done before help came
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
                 return
+
+
+def unmet(met: set[int], many: int) -> list[int]:
+    """The next numbers of layouts. Workers end out of order, so that a kill leaves gaps, which come first; what is
+    older than all that is kept was forgotten."""
+    return list(islice((i for i in count(min(met, default=0)) if i not in met), many))
 
 
 def _takeover(settings: Recap, seed: int, number: int) -> float:
@@ -143,16 +154,19 @@ def _takeover(settings: Recap, seed: int, number: int) -> float:
 def stored(episode: Episode) -> Trajectory:
     arrays = {name: episode[name] for name in ("z", "state", "goal", "features", "look", "action", "expert")}
     return Trajectory(
-        str(episode["task"]), int(episode["seed"]), int(episode["draw"]), str(episode["instruction"]),
-        bool(episode["success"]), int(episode["steps"]), arrays,
+        str(episode["task"]), int(episode["seed"]), int(episode["draw"]), float(episode["takeover"]),
+        str(episode["instruction"]), bool(episode["success"]), int(episode["steps"]), arrays,
     )  # fmt: skip
 
 
-def judge(own: Samples, features: Tensor, plain: int, settings: Recap, seed: int) -> Tensor:
-    """(F,): GOOD where an expert acts, and for the `good` share of the chunks of each task's unaided successes with the
-    highest advantage; BAD for the other chunks of unaided episodes; UNKNOWN before an expert took over."""
-    judged = torch.where(own.expert, GOOD, UNKNOWN)
-    alone = torch.nonzero(~helped(own))[:, 0]
+def judge(own: Samples, helped: Tensor, features: Tensor, plain: int, settings: Recap, seed: int) -> Tensor:
+    """helped (F,): frames of episodes in which the expert was to take over -> what to tell of every frame, (F,).
+
+    GOOD where an expert acts that succeeds, and for the `good` share of the chunks of each task's successes with the
+    highest advantage; BAD for the other chunks; UNKNOWN in episodes with help otherwise.
+    """
+    judged = torch.where(own.expert & own.success, GOOD, UNKNOWN)
+    alone = torch.nonzero(~helped)[:, 0]
     if not len(alone):
         return judged
     rows = own.rows(alone)
@@ -160,6 +174,8 @@ def judge(own: Samples, features: Tensor, plain: int, settings: Recap, seed: int
     standardise.fit(features[alone])
     returns = returns_of(rows.step, rows.length, rows.success, rows.horizon)
     value = held_out_values(standardise(features[alone]), returns, rows.episode, settings.value_steps, seed)
+    if not torch.isfinite(value).all():
+        raise PolicyError("recap: a value is not finite; --resume goes on from the last round")
     gain = advantages(rows, value, settings.ahead)
     judged[alone] = BAD
     for task in rows.task.unique():
@@ -170,20 +186,13 @@ def judge(own: Samples, features: Tensor, plain: int, settings: Recap, seed: int
     return judged
 
 
-def helped(samples: Samples) -> Tensor:
-    """(F,): frames of episodes in which an expert acts somewhere."""
-    by_expert = torch.zeros(int(samples.episode.max()) + 1, dtype=torch.bool)
-    by_expert[samples.episode[samples.expert]] = True
-    return by_expert[samples.episode]
-
-
 def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
     """What the next `ahead` control steps changed, (F,): -n / horizon + V(then) - V(now)."""
     reached = torch.searchsorted(_clock(samples), _clock(samples) + ahead)
     inside = reached.clamp(max=len(samples) - 1)
     same = (reached < len(samples)) & (samples.episode[inside] == samples.episode)
     end = torch.where(samples.success, 0.0, LOW)
-    passed = torch.where(same, samples.step[inside] - samples.step, (samples.length - samples.step).clamp(max=ahead))
+    passed = torch.where(same, samples.step[inside], samples.length) - samples.step
     then = torch.where(same, value[inside], end)
     return -passed / samples.horizon + then - value
 
@@ -202,7 +211,7 @@ def kinds_of(demonstrations: int, own: Samples, judged: Tensor) -> Tensor:
     kind = torch.full((len(own),), UNUSED)
     kind[judged == BAD] = BLAMED
     kind[judged == GOOD] = PRAISED
-    kind[own.expert] = CORRECTION
+    kind[own.expert & own.success] = CORRECTION
     return torch.cat([torch.full((demonstrations,), DEMONSTRATION), kind])
 
 

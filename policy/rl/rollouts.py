@@ -41,6 +41,7 @@ class Trajectory:
     task: str
     seed: int
     draw: int
+    takeover: float
     instruction: str
     success: bool
     steps: int  # T
@@ -93,7 +94,10 @@ def roll_out(job: Job) -> Trajectory:
             ended = terminated or truncated
     finally:
         inner.horizon = horizon(job.task)
-    return Trajectory(job.task, job.seed, job.draw, instruction, bool(info["success"]), agent.step, kept.arrays())
+    success = bool(info["success"])
+    return Trajectory(
+        job.task, job.seed, job.draw, job.takeover, instruction, success, agent.step, kept.arrays()
+    )  # fmt: skip
 
 
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:

@@ -1,11 +1,14 @@
 """How far from success is this? A distribution over returns, learned from what came of every frame.
 
     return R_t = -(T - t) / horizon where the episode succeeded after T steps, -1 where it failed    (pi*0.6's, scaled)
-    advantage of the next n steps  A_t = -n / horizon + V(s_{t+n}) - V(s_t);  V is 0 at success, -1 at failure
+    V(s): the mean of all bins but failure's, that is how long success takes from here if it comes
+    advantage of the next n steps of a success  A_t = -n / horizon + V(s_{t+n}) - V(s_t);  V is 0 at success
 
 Notable choices
 - Cross-entropy over bins, two-hot so that the mean stays exact: outcomes have two peaks, soon or never, and regressing
   their mean is slow.
+- Failure's bin is learned, and left out when V is read: what failed is bad without being asked. In the mean of all bins
+  the step at which success became certain outweighs every step that was saved, and nothing tells fast from slow.
 - Several value functions, each for the episodes that the others learned from: who has seen how an episode ended expects
   it, and finds no advantage anywhere.
 - n steps and not the whole return: a chunk is judged by what it changed, not by what luck made of it later.
@@ -40,8 +43,8 @@ class Value(nn.Module):
         self.register_buffer("centres", torch.linspace(LOW, HIGH, cfg.bins), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """features (B, F) -> mean return (B,)."""
-        return self.net(features).softmax(-1) @ self.centres
+        """features (B, F) -> mean return of those that succeed (B,)."""
+        return self.net(features)[:, 1:].softmax(-1) @ self.centres[1:]
 
     def loss(self, features: Tensor, returns: Tensor) -> Tensor:
         """returns (B,) in [LOW, HIGH]."""

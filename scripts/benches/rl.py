@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 import envs
+from data.layout import json_bytes, write_atomic
 from scripts.errors import UserError
 from scripts.settings import same_settings
 
@@ -111,12 +112,13 @@ def curve(logs: list[Path], points: int = 20) -> dict[str, Any]:
 
 
 def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
-    """One task: the episodes of all training seeds together, beside the policy before on the same layouts.
+    """One task: all training seeds beside the policy before on the same layouts.
 
-    `higher` and `lower` count the training seeds of which `tandem compare` calls the change significant; lengths are
-    those of the layouts that succeed both before and after.
+    `low` and `high` are the gain's 95% interval over layouts and training seeds; `higher` and `lower` count the seeds
+    of which `tandem compare` calls the change significant; lengths are those of the layouts that succeed both before
+    and after.
     """
-    from policy.statistics import Proportion, paired
+    from policy.statistics import paired
 
     old, found = outcomes(before, task), [outcomes(run / "eval", task) for run in runs]
     both_ran = [[(e, mine[key]) for key, e in old.items() if key in mine] for mine in found]
@@ -124,13 +126,17 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
     clear = [change.difference for change in changes if change.significant]
     pairs = [pair for run in both_ran for pair in run]
     both = [(a["steps"], b["steps"]) for a, b in pairs if a["success"] and b["success"]]
-    after = Proportion(sum(b["success"] for _, b in pairs), len(pairs)).as_dict()
+    everywhere = [key for key in old if all(key in mine for mine in found)]
+    before_each = np.array([old[key]["success"] for key in everywhere], float)
+    after_each = np.array([[mine[key]["success"] for key in everywhere] for mine in found], float)
+    low, high = interval(after_each - before_each)
     made = [json.loads((run / "learned.json").read_text()) for run in runs]
     return {
-        "before": sum(a["success"] for a in old.values()) / len(old),
-        "after": after["success"],
-        "low": after["low"],
-        "high": after["high"],
+        "before": before_each.mean(),
+        "after": after_each.mean(),
+        "gain": after_each.mean() - before_each.mean(),
+        "low": low,
+        "high": high,
         "each": "/".join(f"{100 * sum(b['success'] for b in mine.values()) / len(mine):.0f}" for mine in found),
         "higher": sum(difference > 0 for difference in clear),
         "lower": sum(difference < 0 for difference in clear),
@@ -140,6 +146,14 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
         "minutes": round(sum(m["minutes"] for m in made) / len(made), 1),
         "seeds": len(runs),
     }
+
+
+def interval(changes: np.ndarray, draws: int = 4000) -> tuple[float, float]:
+    """changes (seeds, layouts) -> the mean's 95% bootstrap interval, drawing seeds and layouts again."""
+    rng, (S, L) = np.random.default_rng(0), changes.shape
+    means = [changes[rng.integers(S, size=S)][:, rng.integers(L, size=L)].mean() for _ in range(draws)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def suite(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def _learned(args: Args, tasks: tuple[str, ...], method: str, minutes: float, se
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
         flags += ["--minutes", str(minutes), "--steps", str(10**9), "--workers", str(args.workers)]
         _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
-        done.write_text(json.dumps(_cost(folder)))
+        write_atomic(done, json_bytes(_cost(folder)))
     _evaluated(args, folder, tasks, folder / "eval")
     return folder
 
