@@ -39,4 +39,4 @@ $(READY): constraints.txt pyproject.toml scripts/setup.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist outputs
+	rm -rf $(VENV) build dist

@@ -87,6 +87,9 @@ def replay(args: Replay) -> int:
 def replay_episode(dataset: Dataset, episode: int) -> str:
     """An empty string where the episode replays as recorded, else what differs."""
     row: dict[str, Any] = dataset.episodes[episode]
+    if "sim/task" not in row:
+        where = f"{dataset.root}: episode {episode}"
+        raise UserError(f"{where} names no task and no seed; only recordings of Tandem can be replayed")
     columns = dataset.columns(episode)
     env = envs.make(str(row["sim/task"]), cameras=())
     obs, _ = env.reset(seed=int(row["sim/seed"]))

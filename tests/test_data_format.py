@@ -161,6 +161,14 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_frames(dataset, e)[key], value)
 
 
+def test_what_names_no_task_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scripts.__main__ import run
+
+    root = toy_dataset(tmp_path / "set")
+    assert run("data", ["replay", str(root)]) != 0
+    assert "names no task" in (said := capsys.readouterr().err) and "Traceback" not in said
+
+
 def test_paths_may_not_leave_the_dataset(tmp_path: Path) -> None:
     root = toy_dataset(tmp_path / "set")
     info = json.loads((root / "meta/info.json").read_text())
