@@ -21,7 +21,6 @@ from data.reader import Dataset
 from data.writer import Recorder
 
 CONTRACT = toy_contract()
-META = {"sim/seed": 0, "sim/success": True}
 
 
 def same_frames(dataset: Dataset, episode: int, frames: list[dict[str, Any]]) -> None:
@@ -164,7 +163,10 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
 def test_what_names_no_task_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from scripts.__main__ import run
 
-    root = toy_dataset(tmp_path / "set")
+    with Recorder(root := tmp_path / "set", CONTRACT) as recorder:
+        for frame in toy_frames(CONTRACT, 3, 0):
+            recorder.add_frame(frame)
+        recorder.save_episode("do it", {"sim/success": True})
     assert run("data", ["replay", str(root)]) != 0
     assert "names no task" in (said := capsys.readouterr().err) and "Traceback" not in said
 
