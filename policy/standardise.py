@@ -21,10 +21,10 @@ class Standardise(nn.Module):
     directions: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, plain: int):
+    def __init__(self, features: int, plain: int, components: int = COMPONENTS):
         super().__init__()
         self.plain = plain  # P
-        components = min(COMPONENTS, features - plain)
+        components = min(components, features - plain)
         self.size = plain + components
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("directions", torch.zeros(features - plain, components))

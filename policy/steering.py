@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from policy.standardise import Standardise
 
 BOUND = 2.0  # largest coefficient of the noise; noise of all steps has deviation 1
+COMPONENTS = 8  # of what is not plain: enough to tell tasks apart, too few to know layouts by heart
 FADE = 6.0  # control steps over which the profile falls to a third
 
 
@@ -46,7 +47,7 @@ class Steering(nn.Module):
     def __init__(self, cfg: SteeringConfig):
         super().__init__()
         self.cfg = cfg
-        self.standardise = Standardise(cfg.features, cfg.plain)  # by the experience that learning began with
+        self.standardise = Standardise(cfg.features, cfg.plain, COMPONENTS)  # by the experience of the warm-up
         widths = (self.standardise.size, *cfg.hidden)
         layers = [part for i, o in zip(widths, widths[1:], strict=False) for part in (nn.Linear(i, o), nn.ReLU())]
         self.latent_pi = nn.Sequential(*layers)

@@ -46,7 +46,7 @@ from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import HOLD, NoiseEnv
 from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
-from policy.steering import Steering, SteeringConfig
+from policy.steering import COMPONENTS, Steering, SteeringConfig
 
 NETWORKS = "sac"  # in a checkpoint's training state
 
@@ -70,7 +70,7 @@ class Standardised(BaseFeaturesExtractor):
     """The actor's first layer. It is not told the time: at test nobody says when an episode will end."""
 
     def __init__(self, observations: spaces.Box, plain: int):
-        standardise = Standardise(observations.shape[0] - 1, plain)
+        standardise = Standardise(observations.shape[0] - 1, plain, COMPONENTS)
         super().__init__(observations, standardise.size)
         self.standardise = standardise
 
