@@ -63,6 +63,8 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     spec = _spec(args)
     tasks = resolve_tasks(args.tasks or _trained_on(args))
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
+    if args.before and args.agent != "checkpoint":
+        raise UserError("--before shows one checkpoint before another; pass --checkpoint, or leave --agent out")
     if args.animation is not None and args.animation.suffix != ".webp":
         raise UserError(f"--animation {args.animation} is no .webp; choose a name that ends so")
     if (folder / "report.html").exists():

@@ -95,6 +95,9 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
         measure(replace(args, minutes=(60.0, 1.0)))
     with pytest.raises(UserError, match="3 numbers for 2 methods"):
         measure(replace(args, minutes=(1.0, 2.0, 3.0)))
+    learned(tmp_path, "stack_recap_0", stack=[True])
+    with pytest.raises(UserError, match="no episode of stack"):
+        measure(replace(args, tasks=("stack",), methods=("recap",)))
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
     published = results(args, metrics)
     assert published["rl"] == metrics

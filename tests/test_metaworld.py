@@ -124,6 +124,20 @@ def test_experts_solve_their_tasks_and_say_what_they_do(task):
 
 
 @needs_package
+def test_the_horizon_can_be_put_off_while_an_episode_runs():
+    env = envs.make("metaworld-reach", cameras=()).unwrapped
+    env.reset(seed=0)
+    still = np.zeros(4, np.float32)
+    env.horizon = 3
+    assert [env.step(still)[3] for _ in range(3)] == [False, False, True]
+    env.reset(seed=0)
+    assert not env.step(still)[3]
+    env.horizon = 505  # Meta-World's own limit is 500
+    ended = [env.step(still)[3] for _ in range(504)]
+    assert ended == [False] * 503 + [True]
+
+
+@needs_package
 def test_the_script_that_lifts_a_handle_does_not_let_go_of_it():
     env = envs.make("metaworld-handle-pull-side")
     env.reset(seed=0)

@@ -83,6 +83,8 @@ def test_the_same_seeds_are_shown_before_and_after(trained, tmp_path):
     assert np.abs(last[:200] - last[200:]).mean() < 2  # one above the other
     red, green = np.median(last[100, :3], axis=0)[:2]
     assert (red < green) == ("badge yes" in page) and abs(red - green) > 50
+    with pytest.raises(ValueError, match="one checkpoint before another"):
+        watch.run(watch.Args(agent="expert", before=str(trained)))
     with pytest.raises(ValueError, match=r"no \.webp"):
         watch.run(replace(args, animation=tmp_path / "both.gif", output=None))
 

@@ -89,6 +89,8 @@ class MetaWorldEnv(TaskEnv):
         super().__init__(name, cameras, (CAMERA,), image_size, HORIZON, (STATE_LOW, STATE_HIGH), 4, render_mode)
         self.title, self.words = title, words
         self.sim = simulation(title)
+        self.sim.max_path_length = 2**31  # the horizon is ours: an expert that takes over gets more time
+        self._steps = 0
         self.full = np.zeros(39)  # Meta-World's observation, with objects and goal: for its scripts only
         self._compiled = {name: getattr(self.sim.model, name).copy() for name in LAYOUT}
         self._cameras = Cameras(self.sim.model)
@@ -107,16 +109,17 @@ class MetaWorldEnv(TaskEnv):
         now = self.sim._get_curr_obs_combined_no_goal()
         self.sim._prev_obs = now
         self.full = np.concatenate([now, now, self.sim._get_pos_goal()])
-        self.instruction = told(options, self.words[0])
+        self.instruction, self._steps = told(options, self.words[0]), 0
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         limited = np.clip(self.checked(action), -1.0, 1.0)
-        self.full, reward, _, truncated, found = self.sim.step(limited)
+        self.full, reward, _, _, found = self.sim.step(limited)
+        self._steps += 1
         broken = diverged(self.sim.data)
         success = not broken and bool(found["success"])
-        info = {"success": success, "sim_error": broken}
-        return self._observe(), 0.0 if broken else float(reward) / 10, success, broken or truncated, info
+        info, ended = {"success": success, "sim_error": broken}, broken or self._steps >= self.horizon
+        return self._observe(), 0.0 if broken else float(reward) / 10, success, ended, info
 
     def _observe(self) -> dict[str, Any]:
         state = np.clip(self.full[:4].astype(np.float32), STATE_LOW, STATE_HIGH)

@@ -163,7 +163,10 @@ def suite(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def outcomes(folder: Path, task: str) -> dict[Key, dict[str, Any]]:
-    return {key: episode for key, episode in _episodes(folder).items() if key[0] == task}
+    found = {key: episode for key, episode in _episodes(folder).items() if key[0] == task}
+    if not found:
+        raise UserError(f"{folder} has no episode of {task}; choose another --output")
+    return found
 
 
 def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
