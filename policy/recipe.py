@@ -81,7 +81,7 @@ def few() -> Recipe:
     `tandem rl` begins. The eyes are not what is to be short: the encoder sees 150 more episodes a task, without their
     actions."""
     tasks = ("push", "pick_place", "stack")
-    return Recipe("few", tasks, (40, 14, 30), Stage(steps=2500), Stage(steps=300), watched=150)
+    return Recipe("few", tasks, (40, 13, 26), Stage(steps=2500), Stage(steps=300), watched=150)
 
 
 def tabletop() -> Recipe:
