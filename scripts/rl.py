@@ -112,14 +112,14 @@ def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None
     from policy.rl.recap import Recap, recap
 
     cache = FrameCache.build(list(args.data or (Path("datasets") / _preset(learning.base),)), args.cache)
-    recap(spec, cache, tasks, learning, Recap(workers=args.workers), args.seed)
+    recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
 
 
 def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
     from policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
 
-    settings = FlowPolicyGradient(critic="value" if args.method == "ppo" else "group", workers=args.workers)
-    flow_policy_gradient(spec, tasks, learning, settings, args.seed)
+    settings = FlowPolicyGradient(critic="value" if args.method == "ppo" else "group")
+    flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
 
 
 def _preset(base: Path) -> str:

@@ -33,7 +33,8 @@ def policy(tmp_path):
 
 def learned(root, name, **successes):
     evaluated(root / name / "eval", **successes)
-    (root / name / "learned.json").write_text(json.dumps({"env_steps": 1000, "minutes": 10.0}))
+    cost = {"env_steps": 1000, "minutes": 10.0, "settings": {"discount": 0.9}}
+    (root / name / "learned.json").write_text(json.dumps(cost))
     return root / name
 
 
@@ -51,6 +52,9 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
     assert (row["higher"], row["lower"], row["seeds"]) == (1, 1, 3)
     assert (row["length_before"], row["length_after"]) == (104.5, 54.5)  # of layouts that succeed before and after
     assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
+    (runs[1] / "learned.json").write_text(json.dumps({"settings": {"discount": 0.5}}))
+    with pytest.raises(UserError, match="b learned with other settings than .*a; delete"):
+        gain(before, "push", runs)
 
 
 def test_an_interval_is_over_layouts_and_seeds():
@@ -75,12 +79,16 @@ def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_pa
 def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
     for seed, shares in enumerate(([0.0, 1.0], [0.5, 0.5])):
         (tmp_path / f"pick_place_dsrl_{seed}").mkdir()
-        rows = [{"stage": "rl", "step": 1000 * (i + 1), "success": share} for i, share in enumerate(shares)]
+        rows = [
+            {"stage": "rl", "step": 1000 * (i + 1), "success": share, "n": 50 * (i + 1)}
+            for i, share in enumerate(shares)
+        ]
         lines = [json.dumps(row) for row in [*rows, {"stage": "recap", "step": 3}]]
         (tmp_path / f"pick_place_dsrl_{seed}" / "log.jsonl").write_text("\n".join(lines))
     found = learning_curves(tmp_path)["pick_place"]["dsrl"]
     assert found["1000"]["success"] == 0.25 and found["2000"]["success"] == 0.75 and found["1500"]["success"] == 0.5
-    assert all(row["low"] < row["success"] < row["high"] and row["n"] == 200 for row in found.values())
+    assert all(row["low"] < row["success"] < row["high"] for row in found.values())
+    assert found["100"]["n"] == 100 and found["2000"]["n"] == 200  # as many episodes as there were
 
 
 def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):

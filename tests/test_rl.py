@@ -122,8 +122,9 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     torch.testing.assert_close(noise, spread(torch.from_numpy(chosen), bundle.sizes.chunk))
     learned, moments = model.policy.state_dict(), model.critic.optimizer.state_dict()["state"]
     kept.clear()
-    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,), gradient_steps=0))
-    rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "1", "--workers", "1", "--resume"]))
+    with monkeypatch.context() as still:
+        still.setattr(module.SAC, "train", lambda *_: None)
+        rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "1", "--workers", "1", "--resume"]))
     again = kept[0].policy.state_dict()
     assert all(torch.equal(learned[name], again[name]) for name in learned)
     same = kept[0].critic.optimizer.state_dict()["state"]
@@ -131,6 +132,9 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     assert not [path for path in output.rglob("*") if path.suffix in (".zip", ".pt", ".pkl")]
     with pytest.raises(PolicyError, match="seed was 0, is 1"):
         rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--seed", "1", "--resume"]))
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,), discount=0.5))
+    with pytest.raises(PolicyError, match=r"discount was 0.8, is 0.5"):
+        rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--resume"]))
 
 
 def test_asked_to_stop_a_run_saves_what_it_learned(trained, tmp_path):

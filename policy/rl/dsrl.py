@@ -158,7 +158,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     makers: list[Callable[[], gymnasium.Env]] = [
         partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
     ]
-    learning.resume(experience)
+    learning.resume(experience, settings)
     envs = SubprocVecEnv(makers, start_method="spawn")
     try:
         _warm_up(envs, learning, experience, settings, seed)

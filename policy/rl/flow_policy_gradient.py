@@ -57,7 +57,6 @@ class FlowPolicyGradient:
     trace: float = 0.98  # lambda of generalised advantage estimation
     value_steps: int = 200  # updates of the value function per round, at most three times through its looks
     rounds: int = 8  # that it learns from
-    workers: int = 2
 
 
 CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
@@ -100,15 +99,20 @@ class Learner:
 
 
 def flow_policy_gradient(
-    spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: FlowPolicyGradient, seed: int
+    spec: AgentSpec,
+    tasks: tuple[str, ...],
+    learning: Learning,
+    settings: FlowPolicyGradient,
+    workers: int,
+    seed: int,
 ) -> None:
     """Rounds until `learning` ends, or no other one fits; a checkpoint after each, from which the next round acts."""
     experience = Experience.open(learning.folder / "experience", limit=1 << 30)
-    learning.resume(experience)
+    learning.resume(experience, settings)
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
     newest, took = learning.newest() or _save(learning, learner), 0.0
-    with Pool(roll_out, settings.workers) as pool:
+    with Pool(roll_out, workers) as pool:
         while not learning.ended() and learning.left > took:
             begin = learning.seconds
             jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)

@@ -4,11 +4,12 @@ A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` a
 what the algorithm itself needs to go on.
 """
 
+import json
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from policy.steering import Steering
 TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
-CLOCK = "seconds"  # file of a run: how long it had learned at its newest episode
+CLOCK = "seconds"  # file of a run: how long it had learned when that was last noted
 
 
 def training_seed(seed: int) -> int:
@@ -78,11 +79,15 @@ class Practice:
         if success is not None:
             self.recent.append(success)
         self.steps, self.episodes = total, self.episodes + 1
-        write_atomic(self.folder / CLOCK, f"{self.seconds:.1f}".encode())
+        self.tick()
         if self.episodes % REPORT == 0 and self.recent:
             share = Proportion(sum(self.recent), len(self.recent)).as_dict()
             about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
-            self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high")} | about)
+            self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high", "n")} | about)
+
+    def tick(self) -> None:
+        """Notes the time, which then counts even where what it was spent on is lost."""
+        write_atomic(self.folder / CLOCK, f"{self.seconds:.1f}".encode())
 
     def ended(self) -> bool:
         over = self.steps >= self.limits.steps or self.left < 0
@@ -96,21 +101,24 @@ class Learning(Practice):
     base: Path  # checkpoint of the policy that gets better
     bundle: Bundle  # of it
     tasks: tuple[str, ...]
-    about: dict[str, Any]  # method and settings, for the checkpoint
+    about: dict[str, Any]  # method and its settings, for the checkpoint
     saved: float = field(default_factory=time.perf_counter)
 
-    def resume(self, experience: Experience) -> None:
-        """Goes on from what is on disk: it may be newer than the last checkpoint."""
+    def resume(self, experience: Experience, settings: Any) -> None:
+        """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
+        self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
         self.steps, self.episodes = experience.steps, len(experience)
         if (clock := self.folder / CLOCK).exists():
             self.spent = float(clock.read_text())
         if (folder := self.newest()) is None:
             return
         before = checkpoint.progress(folder)["rl"]
-        for name, value in (self.about | {"tasks": list(self.tasks)}).items():
-            if before[name] != value:
+        asked = self.about | {"tasks": list(self.tasks)}
+        was, now = ({**about, **about.get("settings", {})} for about in (before, asked))
+        for name in (*asked["settings"], *sorted(asked.keys() - {"settings"})):
+            if (old := was.get(name)) != now[name]:
                 raise PolicyError(
-                    f"cannot resume {self.folder}: {name} was {before[name]!r}, is {value!r}; choose another --output"
+                    f"cannot resume {self.folder}: {name} was {old!r}, is {now[name]!r}; choose another --output"
                 )
         self.spent = max(self.spent, float(before["seconds"]))
 

@@ -19,7 +19,7 @@ Notable choices
   nothing, for guidance. A round begins where the last one ended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, cast
@@ -76,22 +76,27 @@ class Recap:
     value_steps: int = 200
     stage: Stage = Stage(steps=600, learning_rate=3e-4, warmup=50, ema=0.995)
     guidance: float = 1.0
-    workers: int = 2
 
 
 def recap(
-    spec: AgentSpec, cache: FrameCache, tasks: tuple[str, ...], learning: Learning, settings: Recap, seed: int
+    spec: AgentSpec,
+    cache: FrameCache,
+    tasks: tuple[str, ...],
+    learning: Learning,
+    settings: Recap,
+    workers: int,
+    seed: int,
 ) -> None:
     """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
-    learning.resume(experience)
+    learning.resume(experience, settings)
     demonstrations, took = of_demonstrations(bundle, cache, tasks, torch.float32), 0.0  # as agents see
     while not learning.ended() and learning.left > 2 * took:  # practice takes half of what is left at most
         newest = learning.newest()
         known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{KNOWN}"))
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = known + max(settings.episodes, settings.each * len(tasks))
-        _practise(actor, tasks, goal, learning, experience, settings, seed)
+        _practise(actor, tasks, goal, learning, experience, settings, workers, seed)
         if learning.run.stop_requested:
             return
         begin = learning.seconds
@@ -120,6 +125,7 @@ def _practise(
     learning: Learning,
     experience: Experience,
     settings: Recap,
+    workers: int,
     seed: int,
 ) -> None:
     """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`; half of the time that is left is
@@ -127,7 +133,7 @@ def _practise(
     enough, first = learning.seconds + learning.left / 2, training_seed(seed)
     new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
     jobs = [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
-    with Pool(roll_out, settings.workers) as pool:
+    with Pool(roll_out, workers) as pool:
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
                 continue
@@ -243,8 +249,11 @@ class _Learner:
 
     name, repeats = "recap", False
 
-    def __init__(self, bundle: Bundle, parts: _Parts, data: Judged, settings: Recap, seed: int):
-        self.bundle, self.parts, self.data, self.settings, self.seed = bundle, parts, data, settings, seed
+    def __init__(
+        self, bundle: Bundle, parts: _Parts, data: Judged, settings: Recap, seed: int, tick: Callable[[], None]
+    ):
+        self.bundle, self.parts, self.data, self.settings = bundle, parts, data, settings
+        self.seed, self.tick = seed, tick
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.parts.parameters())
@@ -268,7 +277,7 @@ class _Learner:
         return loss, {"flow": loss}
 
     def after_step(self) -> None:
-        """Nothing to do between steps."""
+        self.tick()
 
 
 def _learn(
@@ -282,7 +291,7 @@ def _learn(
     if bundle.judgement is not None:
         judgement.load_state_dict(bundle.judgement.state_dict())
     parts, steps = _Parts(controller, judgement), settings.stage.steps
-    average, learner = averaged(parts, settings.stage.ema), _Learner(bundle, parts, data, settings, seed)
+    average, learner = averaged(parts, settings.stage.ema), _Learner(bundle, parts, data, settings, seed, learning.tick)
     ended = fit(
         learner, parts, average, settings.stage, learning.run, ALONE, seed, fastest_dtype(),
         lambda step, optimizer: None, Progress(), steps, 50,

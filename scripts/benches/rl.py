@@ -95,20 +95,23 @@ def learning_curves(output: Path) -> dict[str, dict[str, Any]]:
 
 def curve(logs: list[Path], points: int = 20) -> dict[str, Any]:
     """The mean of several runs at steps that all of them reached, with Wilson's interval over their last episodes."""
-    from policy.rl.progress import WINDOW
     from policy.statistics import Proportion
 
     seen = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
-    lines = [[(row["step"], row["success"]) for row in rows if row["stage"] == "rl"] for rows in seen]
+    lines = [[(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"] for rows in seen]
     if not (lines := [line for line in lines if line]):  # runs too short for a point
         return {}
     end = min(line[-1][0] for line in lines)
     found = {}
     for step in np.linspace(end / points, end, points):
-        share = float(np.mean([np.interp(step, *np.transpose(line)) for line in lines]))
-        count = WINDOW * len(lines)
-        found[str(int(step))] = Proportion(round(share * count), count).as_dict()
+        shares, counts = np.transpose([_at(step, *np.transpose(line)) for line in lines])
+        count = int(counts.sum())
+        found[str(int(step))] = Proportion(round(shares.mean() * count), count).as_dict()
     return found
+
+
+def _at(step: float, steps: np.ndarray, shares: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    return float(np.interp(step, steps, shares)), float(np.interp(step, steps, counts))
 
 
 def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
     after_each = np.array([[mine[key]["success"] for key in everywhere] for mine in found], float)
     low, high = interval(after_each - before_each)
     made = [json.loads((run / "learned.json").read_text()) for run in runs]
+    _alike(runs, made)
     return {
         "before": before_each.mean(),
         "after": after_each.mean(),
@@ -146,6 +150,12 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
         "minutes": round(sum(m["minutes"] for m in made) / len(made), 1),
         "seeds": len(runs),
     }
+
+
+def _alike(runs: list[Path], made: list[dict[str, Any]]) -> None:
+    for run, other in zip(runs, made, strict=True):
+        if other["settings"] != made[0]["settings"]:
+            raise UserError(f"{run} learned with other settings than {runs[0]}; delete one of them and run again")
 
 
 def interval(changes: np.ndarray, draws: int = 4000) -> tuple[float, float]:
@@ -187,11 +197,11 @@ def _learned(args: Args, tasks: tuple[str, ...], method: str, minutes: float, se
     return folder
 
 
-def _cost(folder: Path) -> dict[str, float]:
+def _cost(folder: Path) -> dict[str, Any]:
     from policy import checkpoint
 
     made = checkpoint.progress(folder)["rl"]
-    return {"env_steps": made["env_steps"], "minutes": made["seconds"] / 60}
+    return {"env_steps": made["env_steps"], "minutes": made["seconds"] / 60, "settings": made["settings"]}
 
 
 def _evaluated(args: Args, checkpoint: Path, tasks: tuple[str, ...], folder: Path) -> Path:
