@@ -16,8 +16,10 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.rl.experience import Experience
+from policy.rl.exploration import HOLD
 from policy.rl.noise_env import NoiseEnv
 from policy.rl.progress import CLOCK
+from policy.rl.rollouts import Job, roll_out
 from policy.steering import profile, spread
 
 
@@ -171,7 +173,6 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     """Exported, a choice lasts as long as it did while learning: the same layout ends the same."""
     from dataclasses import replace
 
-    from policy.rl.noise_env import HOLD
     from policy.rollout import Episode, run_episode
     from policy.steering import Steering, SteeringConfig
 
@@ -347,7 +348,7 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
 
 def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
     import envs
-    from policy.rl.rollouts import Job, horizon, roll_out
+    from policy.rl.rollouts import horizon
     from policy.rl.samples import of_trajectory
 
     ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.9))
@@ -515,6 +516,14 @@ def test_policy_gradients_change_the_controller_alone_and_go_on(trained, tmp_pat
     learned = Bundle.load(tmp_path / "run").model.state_dict()
     changed = {name.split(".")[0] for name, weight in learned.items() if not torch.equal(weight, weights[name])}
     assert changed <= {"controller"} and (changed or method == "grpo")  # a group that ended alike teaches nothing
+    attempts = list(first_noise(tmp_path / "run").split(HOLD))
+    assert len(attempts) > 1 and all((noise == noise[0]).all() for noise in attempts)
+    assert not (attempts[0][0] == attempts[1][0]).any()
+
+
+def first_noise(run):
+    """Of every look of an exploring episode, (L, H, A)."""
+    return torch.from_numpy(roll_out(Job(spec(run), "reach", 0, explore=True)).arrays["chain"][:, 0])
 
 
 def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import envs
 from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
-from policy.rl.exploration import Explorer, noisy_chain
+from policy.rl.exploration import HOLD, Explorer, noisy_chain
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
 
@@ -106,7 +106,7 @@ def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
     elif job.explore:
-        kept.chain(_explore(agent, _explorer(job.spec), situation))
+        kept.chain(_explore(agent, _explorer(job.spec), situation, _held(job, kept.looks)))
     else:
         agent.decide(situation, agent.noise(situation))
 
@@ -118,11 +118,16 @@ def _explorer(spec: AgentSpec) -> Explorer:
     return explorer.requires_grad_(False)
 
 
-def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation) -> np.ndarray:
+def _held(job: Job, looks: int) -> torch.Generator:
+    """The random numbers of a look, which others have too."""
+    return torch.Generator().manual_seed(noise_seed(job.task, job.seed, job.draw) + (looks - 1) // HOLD)
+
+
+def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator) -> np.ndarray:
     """The agent acts the end of a noisy chain, (K + 1, H, A)."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
-    chain = noisy_chain(controller, context, explorer(situation.features()), agent.generator)
+    chain = noisy_chain(controller, context, explorer(situation.features()), generator)
     agent.commit(chain[-1])
     return chain.numpy()
 
@@ -130,6 +135,10 @@ def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation) -> np
 class _Kept:
     def __init__(self) -> None:
         self.rows: dict[str, list[Any]] = {}
+
+    @property
+    def looks(self) -> int:
+        return len(self.rows["look"])
 
     def look(self, situation: Situation, step: int) -> None:
         goal = situation.z[:, :0] if situation.goal is None else situation.goal
