@@ -48,6 +48,7 @@ from policy.rl.value import LOW, held_out_values, returns_of
 from policy.standardise import Standardise
 from policy.team import ALONE
 
+SLACK = 1.05  # a round may take as much longer than the last one
 KNOWN = "episodes.json"  # in a checkpoint's training state: how many it learned from
 
 
@@ -90,16 +91,18 @@ def recap(
     """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
     learning.resume(experience, settings)
-    demonstrations, took = of_demonstrations(bundle, cache, tasks, torch.float32), 0.0  # as agents see
-    while not learning.ended() and learning.left > 2 * took:  # practice takes half of what is left at most
+    demonstrations = of_demonstrations(bundle, cache, tasks, torch.float32)  # as agents see
+    took, learned_in = 0.0, learning.left / 2  # seconds of the last round, and of its second half
+    while not learning.ended() and learning.left > SLACK * took:
         newest = learning.newest()
         known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{KNOWN}"))
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
-        goal = known + max(settings.episodes, settings.each * len(tasks))
-        _practise(actor, tasks, goal, learning, experience, settings, workers, seed)
+        goal, begin = known + max(settings.episodes, settings.each * len(tasks)), learning.seconds
+        enough = learning.seconds + learning.left - SLACK * learned_in
+        _practise(actor, tasks, goal, enough, learning, experience, settings, workers, seed)
         if learning.run.stop_requested:
             return
-        begin = learning.seconds
+        practised = learning.seconds
         ran = [stored(episode) for episode in experience]
         own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
         features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
@@ -115,22 +118,23 @@ def recap(
         weights = {k: v for k, v in bundle.model.state_dict().items() if not k.startswith("controller.")}
         weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
         learning.save({KNOWN: len(experience)}, judgement=judgement, weights=weights)
-        took = learning.seconds - begin
+        took, learned_in = learning.seconds - begin, learning.seconds - practised
 
 
 def _practise(
     spec: AgentSpec,
     tasks: tuple[str, ...],
     goal: int,
+    enough: float,
     learning: Learning,
     experience: Experience,
     settings: Recap,
     workers: int,
     seed: int,
 ) -> None:
-    """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`; half of the time that is left is
-    for learning from them."""
-    enough, first = learning.seconds + learning.left / 2, training_seed(seed)
+    """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`, or it is `enough`: the second of
+    the run from which the time that is left is for learning."""
+    first = training_seed(seed)
     new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
     jobs = [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
     with Pool(roll_out, workers) as pool:
