@@ -449,7 +449,9 @@ def test_a_chain_is_as_likely_as_its_gaussians(trained):
     torch.nn.init.normal_(explorer.net[-1].weight)
     scale = explorer(torch.randn(1, bundle.feature_sizes.features)).detach()
     assert scale.std() > 0 and (scale / explorer.scale).max() <= 1.5
-    chain = noisy_chain(controller, context, scale, torch.Generator().manual_seed(0))
+    start = torch.randn(1, 1, cfg.chunk, cfg.action_dim)
+    chain = noisy_chain(controller, context, scale, start, torch.Generator().manual_seed(0))
+    assert torch.equal(chain[0], start[0, 0])
     executed = torch.arange(cfg.chunk) < 4
     expected = torch.zeros(cfg.euler_steps)
     for k in range(cfg.euler_steps):
@@ -474,7 +476,7 @@ def test_noise_on_the_way_leaves_the_flow_where_it_was():
     controller = SimpleNamespace(velocity=velocity, cfg=SimpleNamespace(chunk=20_000, action_dim=1))
     left = 1 - (torch.arange(K) + 1) / K
     scale = (ETA * left).clamp(min=LAST).view(1, K, 1)
-    chain = noisy_chain(controller, None, scale, torch.Generator().manual_seed(0))
+    chain = noisy_chain(controller, None, scale, torch.randn(1, 1, 20_000, 1), torch.Generator().manual_seed(0))
     for k in range(K):
         torch.testing.assert_close(chain[k].std(), torch.tensor(1 - k / K), atol=0.01, rtol=0)
         torch.testing.assert_close(chain[k].mean(), torch.tensor(goal * k / K), atol=0.02, rtol=0)
@@ -484,14 +486,18 @@ def test_noise_on_the_way_leaves_the_flow_where_it_was():
 def test_advantages_of_policy_gradients():
     from types import SimpleNamespace
 
-    from policy.rl.flow_policy_gradient import FlowPolicyGradient, estimate, group_advantages
+    from policy.rl.flow_policy_gradient import FlowPolicyGradient, estimate, group_advantages, looks_after
 
-    samples = own_samples([0, 4, 0, 4], [8] * 4, [True, True, False, False], [0, 0, 1, 1], [False] * 4)
-    value = torch.tensor([0.2, 0.6, 0.5, 0.1])
-    settings = FlowPolicyGradient(discount=0.9, trace=1.0)  # then advantage + value is the return itself
-    expected = torch.tensor([0.9, 1.0, 0.0, 0.0]) - value
-    gain = estimate(samples, value, settings)
-    torch.testing.assert_close(gain, (expected - expected.mean()) / (expected.std() + 1e-6))
+    many = HOLD + 2  # looks of a success, in two attempts; a failure has one
+    success = [True] * many + [False] * 2
+    samples = own_samples(range(many + 2), [40] * (many + 2), success, [0] * many + [1] * 2, [False] * (many + 2))
+    assert looks_after(samples).tolist() == [*range(many - 1, -1, -1), 1, 0]
+    value = torch.linspace(0.1, 0.9, many + 2)
+    for trace, first in ((1.0, 0.9 ** (many - 1)), (0.0, 0.9**HOLD * value[HOLD])):
+        attempts = torch.tensor([first - value[0], 0.9 - value[HOLD], 0.0 - value[many]])
+        expected = attempts.repeat_interleave(torch.tensor([HOLD, 2, 2]))
+        gain = estimate(samples, value, FlowPolicyGradient(discount=0.9, trace=trace))
+        torch.testing.assert_close(gain, (expected - expected.mean()) / (expected.std() + 1e-6))
     ended = [SimpleNamespace(seed=s, success=w) for s, w in ((1, True), (1, False), (1, False), (2, True), (2, True))]
     gains = group_advantages(ended)
     assert gains[0] > 0 > gains[1] == gains[2] and gains[3] == gains[4] == 0 and abs(float(gains[:3].sum())) < 1e-6
@@ -516,14 +522,45 @@ def test_policy_gradients_change_the_controller_alone_and_go_on(trained, tmp_pat
     learned = Bundle.load(tmp_path / "run").model.state_dict()
     changed = {name.split(".")[0] for name, weight in learned.items() if not torch.equal(weight, weights[name])}
     assert changed <= {"controller"} and (changed or method == "grpo")  # a group that ended alike teaches nothing
-    attempts = list(first_noise(tmp_path / "run").split(HOLD))
-    assert len(attempts) > 1 and all((noise == noise[0]).all() for noise in attempts)
-    assert not (attempts[0][0] == attempts[1][0]).any()
+    monkeypatch.undo()
+    raised, lowered = (likelier(tmp_path / "run", method, success) for success in ((True, False), (False, True)))
+    assert raised[0] > raised[1] and lowered[0] < lowered[1]
 
 
-def first_noise(run):
-    """Of every look of an exploring episode, (L, H, A)."""
-    return torch.from_numpy(roll_out(Job(spec(run), "reach", 0, explore=True)).arrays["chain"][:, 0])
+def likelier(run, method, success):
+    """By how much an update makes what two episodes of one layout did likelier, told which of them succeeded."""
+    from dataclasses import replace
+
+    import policy.rl.flow_policy_gradient as module
+
+    rollouts = [roll_out(Job(spec(run), "reach", 0, draw=draw, explore=True)) for draw in range(2)]
+    rollouts = [replace(rollout, success=won) for rollout, won in zip(rollouts, success, strict=True)]
+    bundle = Bundle.load(run)
+    sizes = bundle.feature_sizes
+    explorer, critic = module.Explorer.of(bundle), module.Critic(sizes.features, sizes.plain).eval()
+    optimizer = torch.optim.Adam(bundle.model.controller.requires_grad_(True).parameters(), 1e-3)
+    learner, kept = module.Learner(bundle, explorer, critic, optimizer), {}
+
+    settings = module.FlowPolicyGradient(
+        critic="group" if method == "grpo" else "value", part=1.0, epochs=5, kl=1e9, clip=10.0
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        original = module.Round
+        patch.setattr(module, "Round", lambda *parts: kept.setdefault("round", original(*parts)))
+        module.update(learner, rollouts, ("reach",), 4, settings)
+    now, mine = kept["round"], kept["round"].samples.episode
+    rows = torch.arange(len(mine))
+    with torch.no_grad():
+        new = module._likelihood(learner, now, rows, torch.arange(now.old.shape[1]).expand(len(mine), -1))
+    return [float((new - now.old)[mine == episode].mean()) for episode in range(2)]
+
+
+def test_an_attempt_has_one_noise():
+    from policy.rl.rollouts import _held
+
+    job = Job(AgentSpec("checkpoint", ""), "reach", 0)
+    seeds = [_held(job, looks).initial_seed() for looks in range(1, 2 * HOLD + 1)]
+    assert len(set(seeds[:HOLD])) == len(set(seeds[HOLD:])) == 1 and seeds[0] != seeds[HOLD]
 
 
 def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypatch):

@@ -12,9 +12,10 @@ Notable choices
   arXiv 2010.02502), so that x_k is distributed as it was in training: added on top, noise would be another policy.
 - Large at first, small at the end: early noise decides where a chunk goes, and its likelihood is what can be learned
   from; x_0, which has none, is forgotten. The last step keeps a little, or its likelihood would have no bounds.
-- A whole attempt, `HOLD` looks, gets the same random numbers, and its looks are judged one by one all the same (gSDE,
-  arXiv 2005.05719): feedback takes back what the noise of one look moved. Of the variance of success on one layout
-  the noise of a single look decides nothing that 24 episodes would show; that of ten looks, half.
+- A whole attempt, `HOLD` looks, gets the same random numbers after x_0, and the likelihood is that of each look by
+  itself all the same (gSDE, arXiv 2005.05719): feedback takes back what the noise of one look moved. Of the variance
+  of success on one layout the noise of a single look decides nothing that 24 episodes would show; that of ten, half.
+- What runs counts: noise of steps that are not executed reaches the others through attention, and has no likelihood.
 """
 
 import math
@@ -27,7 +28,7 @@ from policy.controller import Context, Controller
 from policy.standardise import Standardise
 
 ETA = 0.7  # share of the noise that is new at every step
-LAST = 0.175  # smallest deviation, in normalised actions: two or three millimetres a step
+LAST = 0.12  # smallest deviation, in normalised actions: one or two millimetres a step
 HOLD = 10  # looks that one noise lasts: a whole attempt
 RANGE = 1.5  # factor within which the deviation is learned
 
@@ -59,10 +60,11 @@ class Explorer(nn.Module):
 
 
 @torch.no_grad()
-def noisy_chain(controller: Controller, context: Context, scale: Tensor, generator: torch.Generator) -> Tensor:
-    """scale (1, K, A) -> chain (K + 1, H, A)."""
-    K, cfg = scale.shape[1], controller.cfg
-    x = torch.randn(1, 1, cfg.chunk, cfg.action_dim, generator=generator)
+def noisy_chain(
+    controller: Controller, context: Context, scale: Tensor, start: Tensor, generator: torch.Generator
+) -> Tensor:
+    """scale (1, K, A), start (1, 1, H, A) the noise x_0 -> chain (K + 1, H, A)."""
+    K, x = scale.shape[1], start
     chain = [x]
     for k in range(K):
         mean = next_mean(controller, context, x, torch.full((1, 1, 1), k / K), K)

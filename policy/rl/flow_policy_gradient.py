@@ -1,6 +1,6 @@
 """Flow policy gradient: PPO on the chain of a noisy flow (ReinFlow, pi_RL), from sparse success.
 
-    repeat: episodes with noise in the flow  ->  advantages of their looks  ->  a few epochs of clipped policy gradient
+    repeat: episodes with noise in the flow  ->  advantages of attempts  ->  a few epochs of clipped policy gradient
     critic="value"  A by generalised advantage estimation with a value function (PPO, arXiv 1707.06347)
     critic="group"  A = how much better than other episodes of that layout (GRPO, arXiv 2402.03300), no value function
 
@@ -12,9 +12,10 @@ Notable choices
   whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
   Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
-- Only the looks that tell most are learned from: on two cores an update costs as much as the episodes behind it. With
-  a lambda near 1 these are what a failure did while it could still have succeeded; with a small one they are where a
-  value function that knows little is in error.
+- An attempt, the looks that have one noise (exploration.py), is what has an advantage: later looks see what the noise
+  did, so that a value of theirs would be no baseline, and its errors would be learned.
+- A random part of the looks is learned from: on two cores an update costs as much as the episodes behind it, and the
+  looks of an attempt say the same. Those of the largest advantages would be failures alone where most succeed.
 - The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
 """
 
@@ -32,7 +33,7 @@ from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
 from policy.rl.experience import Experience
-from policy.rl.exploration import Explorer, log_likelihood
+from policy.rl.exploration import HOLD, Explorer, log_likelihood
 from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory
@@ -46,15 +47,15 @@ class FlowPolicyGradient:
     critic: Literal["value", "group"] = "value"
     episodes: int = 96  # per round
     group: int = 8  # of them share a layout, where critic="group"
-    telling: float = 0.5  # share of a round's looks that are learned from: those of the largest advantages
+    part: float = 0.5  # of a round's looks that is learned from
     epochs: int = 2
     batch: int = 400  # looks a step
     learning_rate: float = 3e-5  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
-    kl: float = 0.03  # mean divergence at which a round's updates stop
+    kl: float = 0.03  # divergence of an Euler step, before an update, at which a round's updates stop
     discount: float = 0.99  # per look
-    trace: float = 0.98  # lambda of generalised advantage estimation
+    trace: float = 0.9  # lambda of generalised advantage estimation, per attempt
     value_steps: int = 200  # updates of the value function per round, at most three times through its looks
     rounds: int = 8  # that it learns from
 
@@ -121,8 +122,7 @@ def flow_policy_gradient(
                 return
             for rollout in rollouts:
                 seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
-                kept = {"action": rollout.arrays["action"], "seen": seen}
-                experience.add(rollout.steps, rollout.success, kept)
+                experience.add(rollout.steps, rollout.success, {"seen": seen})
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             if settings.critic == "value":
@@ -135,6 +135,7 @@ def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajector
     """Of one round, in the order of the jobs; only a part of them where the run is asked to stop."""
     found: list[Trajectory] = []
     for _, result in pool.run(jobs):
+        learning.tick()
         if learning.run.stop_requested:
             return found
         if not isinstance(result, Crash):
@@ -194,40 +195,45 @@ def update(
 ) -> dict[str, float]:
     """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
     samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
-    chain, features, look = (
-        torch.from_numpy(np.concatenate([r.arrays[name] for r in rollouts])) for name in ("chain", "features", "look")
-    )
+    chain, features = (torch.from_numpy(np.concatenate([r.arrays[n] for r in rollouts])) for n in ("chain", "features"))
     executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
     features = features.float()
-    seen = torch.cat([(look / samples.horizon).unsqueeze(-1), features], dim=-1)
-    if not learner.critic.known:  # nothing is an advantage yet
-        learner.explorer.standardise.fit(features)
-        learner.critic.standardise.fit(seen)
-        learner.critic.known.fill_(True)
-        if settings.critic == "value":
-            return {"divergence": 0.0, "updates": 0}
-    if settings.critic == "group":
-        gain = group_advantages(rollouts)[samples.episode]
-    else:
-        with torch.no_grad():
-            gain = estimate(samples, learner.critic(seen), settings)
-    telling = gain.abs().topk(max(1, round(settings.telling * len(samples)))).indices
-    telling = telling[gain[telling] != 0]
-    if not len(telling):  # all groups ended alike
+    gain = _gain(learner, rollouts, samples, features, settings)
+    some = torch.nonzero((torch.rand(len(gain)) < settings.part) & (gain != 0))[:, 0]
+    if not len(some):  # all groups ended alike
         return {"divergence": 0.0, "updates": 0}
     K = chain.shape[1] - 1
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples), K))
     with torch.no_grad():
-        for rows in telling.split(256):
+        for rows in some.split(256):
             now.old[rows] = _likelihood(learner, now, rows, torch.arange(K).expand(len(rows), -1))
     divergence, updates = 0.0, 0
-    for rows in (rows for _ in range(settings.epochs) for rows in _parts(telling, settings.batch)):
+    for rows in (rows for _ in range(settings.epochs) for rows in _parts(some, settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
     rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
     scale = float((learner.explorer(features) / learner.explorer.scale).mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
+
+
+@torch.no_grad()
+def _gain(
+    learner: Learner, rollouts: list[Trajectory], samples: Samples, features: Tensor, settings: FlowPolicyGradient
+) -> Tensor:
+    """Advantages of the looks, (F,)."""
+    critic, seen = learner.critic, torch.cat([(samples.step / samples.horizon).unsqueeze(-1), features], dim=-1)
+    first = not critic.known
+    if first:
+        learner.explorer.standardise.fit(features)
+        critic.standardise.fit(seen)
+        critic.known.fill_(True)
+    if settings.critic == "group":
+        return group_advantages(rollouts)[samples.episode]
+    if not first:
+        return estimate(samples, critic(seen), settings)
+    returns = samples.success * settings.discount ** looks_after(samples)
+    return estimate(samples, returns.mean().expand(len(samples)), settings)
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
@@ -244,7 +250,7 @@ def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowP
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
-    """One update; how far the policy then was from the one that acted (an unbiased estimate of the divergence)."""
+    """One update; how far the policy was before it from the one that acted, on these looks."""
     euler = torch.randint(now.old.shape[1], (len(rows), 1))
     log_ratio = (_likelihood(learner, now, rows, euler) - now.old[rows].gather(1, euler))[:, 0]
     ratio, gain = log_ratio.exp(), now.gain[rows]
@@ -270,21 +276,30 @@ def _likelihood(learner: Learner, now: Round, index: Tensor, euler: Tensor) -> T
 
 
 def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> Tensor:
-    """Generalised advantage estimation over the looks of every episode, normalised, (F,).
+    """Generalised advantage estimation over the attempts of every episode, normalised; its attempt's for every look,
+    (F,). value (F,).
 
     The reward is 1 at the last look of an episode that succeeds; an episode that runs out of time ends with nothing.
     """
-    gain, following = torch.zeros_like(value), 0.0
-    last = torch.ones(len(samples), dtype=torch.bool)
-    last[:-1] = samples.episode[1:] != samples.episode[:-1]
-    for i in range(len(samples) - 1, -1, -1):
-        ends = bool(last[i])
-        reward = float(ends and bool(samples.success[i]))
-        then = 0.0 if ends else float(value[i + 1])
-        surprise = reward + settings.discount * then - float(value[i])
-        following = surprise + (0.0 if ends else settings.discount * settings.trace * following)
-        gain[i] = following
+    left, gain = looks_after(samples), torch.zeros(len(samples))
+    position = torch.arange(len(left)) - torch.searchsorted(samples.episode, samples.episode)  # in its episode
+    starts = torch.nonzero(position % HOLD == 0)[:, 0].tolist()
+    following = 0.0
+    for begin, end in reversed(list(zip(starts, [*starts[1:], len(left)], strict=True))):
+        looks, ends = end - begin, int(left[end - 1]) == 0
+        if ends:
+            following = float(samples.success[begin]) * settings.discount ** (looks - 1) - float(value[begin])
+        else:
+            surprise = settings.discount**looks * float(value[end]) - float(value[begin])
+            following = surprise + settings.discount**looks * settings.trace * following
+        gain[begin:end] = following
     return (gain - gain.mean()) / (gain.std() + 1e-6)
+
+
+def looks_after(samples: Samples) -> Tensor:
+    """Looks of its episode that follow a look, (F,)."""
+    end = torch.searchsorted(samples.episode, samples.episode, right=True)
+    return end - 1 - torch.arange(len(samples))
 
 
 def group_advantages(rollouts: list[Trajectory]) -> Tensor:

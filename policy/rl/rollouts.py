@@ -19,6 +19,7 @@ import envs
 from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
+from policy.pool import Crash
 from policy.rl.exploration import HOLD, Explorer, noisy_chain
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
@@ -65,7 +66,7 @@ def horizon(task: str) -> int:
     return int(env.horizon)
 
 
-def roll_out(job: Job) -> Trajectory:
+def roll_out(job: Job) -> Trajectory | Crash:
     torch.set_num_threads(1)
     agent = _agent(job.spec)
     env = environment(job.task, agent.image_size)
@@ -75,7 +76,7 @@ def roll_out(job: Job) -> Trajectory:
     agent.bind(env)
     agent.reset(obs["task"], noise_seed(job.task, job.seed, job.draw))
     instruction, kept, expert = obs["task"], _Kept(), None
-    ended, info = False, {"success": False}
+    ended, info = False, {"success": False, "sim_error": False}
     try:
         while not ended:
             if agent.step == limit < horizon(job.task):
@@ -94,6 +95,8 @@ def roll_out(job: Job) -> Trajectory:
             ended = terminated or truncated
     finally:
         inner.horizon = horizon(job.task)
+    if info["sim_error"]:  # neither a success nor the policy's fault
+        return Crash(f"the simulation of {job.task} broke at seed {job.seed}")
     success = bool(info["success"])
     return Trajectory(
         job.task, job.seed, job.draw, job.takeover, instruction, success, agent.step, kept.arrays()
@@ -119,7 +122,7 @@ def _explorer(spec: AgentSpec) -> Explorer:
 
 
 def _held(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of a look, which others have too."""
+    """The random numbers of a look; all of its attempt have them."""
     return torch.Generator().manual_seed(noise_seed(job.task, job.seed, job.draw) + (looks - 1) // HOLD)
 
 
@@ -127,7 +130,7 @@ def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, gener
     """The agent acts the end of a noisy chain, (K + 1, H, A)."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
-    chain = noisy_chain(controller, context, explorer(situation.features()), generator)
+    chain = noisy_chain(controller, context, explorer(situation.features()), agent.noise(situation), generator)
     agent.commit(chain[-1])
     return chain.numpy()
 
