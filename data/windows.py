@@ -33,6 +33,11 @@ Batch = dict[str, Any]
 
 def window(cache: FrameCache, idx: np.ndarray, chunk: int = 16, ticks: int = 4, tick: int = 20) -> Batch:
     """idx int64 (B,) -> images {camera: uint8 (B,H,W,3)}, state (B,S), actions (B,H,A), action_mask, indices, words."""
+    return unseen(cache, idx, chunk, ticks, tick) | look(cache, idx)
+
+
+def unseen(cache: FrameCache, idx: np.ndarray, chunk: int, ticks: int, tick: int) -> Batch:
+    """What belongs to the frames idx (B,) beside what is seen there."""
     episode = cache.episode_of[idx]
     start, last = cache.episode_start[episode], cache.episode_end[episode] - 1
     ahead = idx[:, None] + np.arange(chunk)  # (B, H)
@@ -59,7 +64,7 @@ def window(cache: FrameCache, idx: np.ndarray, chunk: int = 16, ticks: int = 4, 
             before >= start, word[np.maximum(before, start)], -1
         ),  # at the last tick; -1: none
     }
-    return {name: torch.from_numpy(value) for name, value in arrays.items()} | look(cache, idx)
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
 
 def look(cache: FrameCache, idx: np.ndarray) -> Batch:

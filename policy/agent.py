@@ -37,6 +37,7 @@ class Runtime:
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
     noise: float = 1.0  # deviation of the noise that becomes a chunk, as in training; 0: a sight has one chunk
+    guidance: float | None = None  # after recap: above 1, away from what it would do untold; none: as it learned
     device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
@@ -55,7 +56,7 @@ class TandemAgent:
         self.sizes = bundle.config.sizes
         self.image_size: int | None = self.sizes.image_size
         self._bound: set[tuple[str, int]] = set()  # kinds of environments that agree with the contract
-        _refuse_contradictions(runtime, steered=bundle.steering is not None)
+        _refuse_contradictions(runtime, steered=bundle.steering is not None, told=bundle.judgement is not None)
         self.reset("", 0)
 
     def bind(self, env: Any) -> None:
@@ -186,7 +187,8 @@ class TandemAgent:
         known = (self.instruction, situation.z, situation.referents, situation.goal)
         if judgement is None:
             return controller.sample(controller.context(*known), noise, self._prefix())
-        guidance, good = judgement.cfg.guidance, judgement(torch.tensor([GOOD], device=noise.device))
+        good = judgement(torch.tensor([GOOD], device=noise.device))
+        guidance = judgement.cfg.guidance if self.runtime.guidance is None else self.runtime.guidance
         told = controller.context(*known, told=good)
         untold = None if guidance == 1.0 else controller.context(*known)
         return controller.sample(told, noise, self._prefix(), untold, guidance)
@@ -198,7 +200,9 @@ class TandemAgent:
         return torch.from_numpy(kept).unsqueeze(0).to(self.bundle.device)
 
 
-def _refuse_contradictions(runtime: Runtime, steered: bool) -> None:
+def _refuse_contradictions(runtime: Runtime, steered: bool, told: bool) -> None:
+    if runtime.guidance is not None and not told:
+        raise PolicyError("--runtime.guidance is for checkpoints of recap, which are told how to act; leave it out")
     if runtime.noise < 0:
         raise PolicyError(f"--runtime.noise is {runtime.noise}, a deviation; use 0 or more")
     if steered and runtime.noise != 1:

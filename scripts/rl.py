@@ -59,7 +59,9 @@ def main(args: Args) -> int:
         learn(args, spec, tasks, learning)
         if run.stop_requested:
             raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
-    print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes\nnext: tandem eval --checkpoint {output}")
+    print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes")
+    if learning.newest() is not None:
+        print(f"next: tandem eval --checkpoint {output} --modes {args.mode} --controls normal")
     return 0
 
 
@@ -112,6 +114,7 @@ def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None
     from policy.rl.recap import Recap, recap
 
     cache = FrameCache.build(list(args.data or (Path("datasets") / _preset(learning.base),)), args.cache)
+    learning.about |= {"data": cache.digest}
     recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
 
 

@@ -35,6 +35,7 @@ def learned(root, name, **successes):
     evaluated(root / name / "eval", **successes)
     cost = {"env_steps": 1000, "minutes": 10.0, "settings": {"discount": 0.9}}
     (root / name / "learned.json").write_text(json.dumps(cost))
+    (root / name / "log.jsonl").write_text("")
     return root / name
 
 
@@ -85,7 +86,8 @@ def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
         ]
         lines = [json.dumps(row) for row in [*rows, {"stage": "recap", "step": 3}]]
         (tmp_path / f"pick_place_dsrl_{seed}" / "log.jsonl").write_text("\n".join(lines))
-    found = learning_curves(tmp_path)["pick_place"]["dsrl"]
+    args = Args(tasks=("pick_place",), methods=("dsrl",), seeds=2, output=tmp_path)
+    found = learning_curves(args)["pick_place"]["dsrl"]
     assert found["1000"]["success"] == 0.25 and found["2000"]["success"] == 0.75 and found["1500"]["success"] == 0.5
     assert all(row["low"] < row["success"] < row["high"] for row in found.values())
     assert found["100"]["n"] == 100 and found["2000"]["n"] == 200  # as many episodes as there were

@@ -208,7 +208,11 @@ def test_without_noise_a_sight_has_one_chunk(trained):
 
     assert np.array_equal(acts(1, noise=0.0), acts(2, noise=0.0))
     assert np.array_equal(acts(1), acts(1)) and not np.array_equal(acts(1), acts(2))
-    for wrong, why in (({"noise": -1.0}, "use 0 or more"), ({"noise": 0.0, "plan": "rank"}, "nothing to rank")):
+    for wrong, why in (
+        ({"noise": -1.0}, "use 0 or more"),
+        ({"noise": 0.0, "plan": "rank"}, "nothing to rank"),
+        ({"guidance": 2.0}, "for checkpoints of recap"),
+    ):
         with pytest.raises(PolicyError, match=why):
             TandemAgent(bundle, Runtime(**wrong))
 

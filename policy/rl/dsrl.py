@@ -17,7 +17,7 @@ Notable choices
 - Every episode of the warm-up keeps one noise: there is often one that is better nearly everywhere, and what a single
   choice of many does drowns in what the others do.
 - Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
-- Updates per choice are six, as many as DSRL's code has (five): more leave simulation no time on two cores.
+- Updates per choice are six, about as many as DSRL's code has (five): more leave simulation no time on two cores.
 """
 
 from collections.abc import Callable
@@ -49,14 +49,14 @@ from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
 from policy.steering import COMPONENTS, Steering, SteeringConfig
 
-NETWORKS = "sac"  # in a checkpoint's training state
+NETWORKS, CHOICES = "sac", "choices.json"  # in a checkpoint's training state
 
 
 @dataclass(frozen=True)
 class DSRL:
     """Settings."""
 
-    gradient_steps: int = 12  # updates per choice of every environment at once
+    gradient_steps: int = 6  # updates per choice
     learning_rate: float = 3e-4
     batch: int = 256
     discount: float = 0.8  # per choice; episodes have one to four
@@ -170,9 +170,9 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
         model.num_timesteps = _choices(experience)
-        if learning.newest() is None:
+        if _newest(learning, settings) is None:
             _catch_up(model, learning, settings, workers)
-        save = partial(_save, model, learning, settings)
+        save = partial(_save, model, learning, experience, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
         save()
@@ -198,7 +198,14 @@ def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> N
     model.set_logger(Logger(folder=None, output_formats=[]))
     for _ in range(model.num_timesteps // workers // 3):
         if not learning.ended():
-            model.train(settings.gradient_steps, settings.batch)
+            model.train(settings.gradient_steps * workers, settings.batch)
+
+
+def _newest(learning: Learning, settings: DSRL) -> Path | None:
+    """The last checkpoint that knew a whole warm-up: another one, of a run that was stopped before, begins again."""
+    newest = learning.newest()
+    known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{CHOICES}"))
+    return newest if known >= settings.warm_up else None
 
 
 def _choices(experience: Experience) -> int:
@@ -209,14 +216,14 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
     model = SAC(
         NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
         batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes,
-        learning_starts=0, train_freq=1, gradient_steps=settings.gradient_steps, ent_coef=settings.entropy,
-        tau=settings.target_rate,
+        learning_starts=0, train_freq=1, gradient_steps=settings.gradient_steps * envs.num_envs,
+        ent_coef=settings.entropy, tau=settings.target_rate,
         policy_kwargs={
             "net_arch": list(settings.hidden), "features_extractor_class": Standardised,
             "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
         },
     )  # fmt: skip
-    if (newest := learning.newest()) is not None:
+    if (newest := _newest(learning, settings)) is not None:
         _restore(model, newest)
         return model
     seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
@@ -226,8 +233,8 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
     return model
 
 
-def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
-    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict())}
+def _save(model: SAC, learning: Learning, experience: Experience, settings: DSRL) -> None:
+    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict()), CHOICES: _choices(experience)}
     for name, optimizer in _optimizers(model).items():
         state[f"{name}.safetensors"], state[f"{name}.json"] = optimizer_state.split(optimizer.state_dict())
     learning.save(

@@ -67,6 +67,8 @@ class NoiseEnv(gymnasium.Env):
         self.kept["noise"].append(noise)
         success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
         info: dict[str, Any] = {"is_success": success}
+        if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
+            return self.features, -1.0, False, True, info
         if success or truncated:
             log = {key: np.stack(rows) for key, rows in self.kept.items()}
             info |= {"task": self.task, "steps": self.agent.step, "episode_log": log}
@@ -96,7 +98,8 @@ class NoiseEnv(gymnasium.Env):
         while True:
             action = self.agent.act(self.obs)
             self.env.unwrapped.looking = self.agent.looks
-            self.obs, _, success, truncated, _ = self.env.step(action)
+            self.obs, _, success, truncated, info = self.env.step(action)
+            self.broken = bool(info["sim_error"])
             if success or truncated or self.agent.looks:
                 return success, truncated and not success
 

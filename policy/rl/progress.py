@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data.layout import write_atomic
+from data.layout import json_bytes, write_atomic
 from policy import checkpoint
 from policy.bundle import Bundle
 from policy.errors import PolicyError
@@ -28,6 +28,7 @@ from policy.steering import Steering
 TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
+ASKED = "asked.json"  # file of a run: method, settings, base and tasks
 CLOCK = "seconds"  # file of a run: how long it had learned when that was last noted
 
 
@@ -108,19 +109,24 @@ class Learning(Practice):
         """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
         self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
         self.steps, self.episodes = experience.steps, len(experience)
+        self._same()
         if (clock := self.folder / CLOCK).exists():
             self.spent = float(clock.read_text())
-        if (folder := self.newest()) is None:
-            return
-        before = checkpoint.progress(folder)["rl"]
-        asked = self.about | {"tasks": list(self.tasks)}
-        was, now = ({**about, **about.get("settings", {})} for about in (before, asked))
-        for name in (*asked["settings"], *sorted(asked.keys() - {"settings"})):
+        if (folder := self.newest()) is not None:
+            self.spent = max(self.spent, float(checkpoint.progress(folder)["rl"]["seconds"]))
+
+    def _same(self) -> None:
+        """Keeps what the run is, from its start on; PolicyError where that is not what it was."""
+        asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
+        if not file.exists():
+            write_atomic(file, json_bytes(asked))
+        before = json.loads(file.read_text())
+        was, now = ({**about, **about["settings"]} for about in (before, asked))
+        for name in (name for name in now if name != "settings"):
             if (old := was.get(name)) != now[name]:
                 raise PolicyError(
                     f"cannot resume {self.folder}: {name} was {old!r}, is {now[name]!r}; choose another --output"
                 )
-        self.spent = max(self.spent, float(before["seconds"]))
 
     def newest(self) -> Path | None:
         """The last checkpoint of this run; None where there is none yet."""

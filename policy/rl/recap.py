@@ -20,7 +20,7 @@ Notable choices
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from typing import Any, cast
 
@@ -49,7 +49,15 @@ from policy.standardise import Standardise
 from policy.team import ALONE
 
 SLACK = 1.05  # a round may take as much longer than the last one
-KNOWN = "episodes.json"  # in a checkpoint's training state: how many it learned from
+LEAST = 0.3  # share of a round's episodes that make a last one worth its while
+ROUND = "round.json"  # in a checkpoint's training state: how many episodes it learned from, and how long it took
+
+
+@dataclass(frozen=True)
+class Round:
+    episodes: int = 0  # ever, when it learned
+    practised: float = 0.0  # seconds
+    learned: float = 0.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,17 @@ def recap(
     """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
     learning.resume(experience, settings)
-    demonstrations = of_demonstrations(bundle, cache, tasks, torch.float32)  # as agents see
-    took, learned_in = 0.0, learning.left / 2  # seconds of the last round, and of its second half
-    while not learning.ended() and learning.left > SLACK * took:
-        newest = learning.newest()
-        known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{KNOWN}"))
+    demonstrations = of_demonstrations(bundle, cache, tasks)
+    while not learning.ended():
+        newest, begin = learning.newest(), learning.seconds
+        last = Round(learned=learning.left / 2)  # the first one takes half of the time at most
+        if newest is not None:
+            last = Round(**checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{ROUND}"))
+        if learning.left < SLACK * last.learned + LEAST * last.practised:
+            return
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
-        goal, begin = known + max(settings.episodes, settings.each * len(tasks)), learning.seconds
-        enough = learning.seconds + learning.left - SLACK * learned_in
+        goal = last.episodes + max(settings.episodes, settings.each * len(tasks))
+        enough = begin + learning.left - SLACK * last.learned
         _practise(actor, tasks, goal, enough, learning, experience, settings, workers, seed)
         if learning.run.stop_requested:
             return
@@ -111,14 +122,15 @@ def recap(
         kinds = kinds_of(len(demonstrations), own, judged)
         judged = torch.cat([torch.full((len(demonstrations),), GOOD), judged])
         data = Judged(Samples.joined([demonstrations, own]), judged, kinds)
-        learned = _learn(bundle if newest is None else Bundle.load(newest), data, learning, settings, seed + known)
+        before = bundle if newest is None else Bundle.load(newest)
+        learned = _learn(before, data, learning, settings, seed + last.episodes)
         if learned is None:
             return
         controller, judgement = learned
         weights = {k: v for k, v in bundle.model.state_dict().items() if not k.startswith("controller.")}
         weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
-        learning.save({KNOWN: len(experience)}, judgement=judgement, weights=weights)
-        took, learned_in = learning.seconds - begin, learning.seconds - practised
+        done = Round(len(experience), practised - begin, learning.seconds - practised)
+        learning.save({ROUND: asdict(done)}, judgement=judgement, weights=weights)
 
 
 def _practise(
@@ -134,12 +146,13 @@ def _practise(
 ) -> None:
     """Episodes of the newest policy, tasks in turn, until `experience` has had `goal`, or it is `enough`: the second of
     the run from which the time that is left is for learning."""
-    first = training_seed(seed)
+    first, crashed = training_seed(seed), 0
     new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
     jobs = [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
     with Pool(roll_out, workers) as pool:
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
+                crashed += 1
                 continue
             names = ("task", "seed", "draw", "takeover", "instruction")
             about = {name: np.array(getattr(result, name)) for name in names}
@@ -148,6 +161,10 @@ def _practise(
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
                 return
+    if crashed:
+        learning.run.log("recap", experience.steps, {"crashed": crashed})
+    if crashed == len(jobs):
+        raise PolicyError("recap: every episode of a round crashed its worker; run `tandem doctor`, then --resume")
 
 
 def unmet(met: set[int], many: int) -> list[int]:

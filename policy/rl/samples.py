@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.cache import FrameCache
-from data.windows import window
+from data.windows import unseen
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.latents import encode_all
@@ -53,7 +53,7 @@ class Samples:
         return Samples(**columns)
 
 
-def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...], dtype: torch.dtype) -> Samples:
+def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...]) -> Samples:
     """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
     names = [str(row["sim/task"]) for row in cache.episodes]
     wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
@@ -63,9 +63,9 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
         raise PolicyError(
             f"the data has no demonstrations of {', '.join(missing)}; pass --data with some, or other --tasks"
         )
-    latents = encode_all(bundle, cache, dtype, frames=np.flatnonzero(wanted))
-    batch = window(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
-    episode = cache.episode_of[index]
+    latents = encode_all(bundle, cache, torch.float32, frames=np.flatnonzero(wanted))  # as agents see
+    batch = unseen(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
+    episode, state = cache.episode_of[index], torch.from_numpy(cache.columns["observation.state"][index])
     length = (cache.episode_end - cache.episode_start)[episode]
     tokens = bundle.tokenize(cache.instructions, bundle.sizes.instruction_length)
     task = np.array([tasks.index(names[e]) for e in episode])
@@ -73,7 +73,7 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...],
     full = len(index)
     return Samples(
         z=latents.z[index], goal=latents.g[batch["subgoal_index"]], has_goal=torch.ones(full, dtype=torch.bool),
-        instruction=tokens[batch["instruction"]], state=bundle.normalized_state(batch["state"]),
+        instruction=tokens[batch["instruction"]], state=bundle.normalized_state(state),
         actions=bundle.normalized_actions(batch["actions"]), action_mask=batch["action_mask"],
         task=torch.from_numpy(task), step=torch.from_numpy(index - cache.episode_start[episode]),
         length=torch.from_numpy(length), success=torch.ones(full, dtype=torch.bool),

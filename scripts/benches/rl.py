@@ -45,18 +45,28 @@ def measure(args: Args) -> dict[str, Any]:
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
     minutes = minutes_of(args)
     named = {f"minutes of {method}": value for method, value in minutes.items()}
-    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes} | named)
+    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes, "workers": args.workers} | named)
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found: dict[str, dict[str, list[Path]]] = {task: {} for task in tasks}  # task -> method -> a run per seed
-    for seed in range(args.seeds):  # all methods and tasks have one seed before any has two
-        for method in args.methods:
-            for group in [tasks] if method in args.together else [(task,) for task in tasks]:
-                run = _learned(args, group, method, minutes[method], seed)
-                for task in group:
-                    found[task].setdefault(method, []).append(run)
+    for group, method, folder, seed in runs_of(args):
+        _learn(args, group, method, minutes[method], seed, folder)
+        for task in group:
+            found[task].setdefault(method, []).append(folder)
     return {
         task: {method: gain(before, task, runs) for method, runs in methods.items()} for task, methods in found.items()
     }
+
+
+def runs_of(args: Args) -> list[tuple[tuple[str, ...], Method, Path, int]]:
+    """Tasks, method, folder and seed of every run: all methods and tasks have one seed before any has two."""
+    tasks, found = envs.resolve(args.tasks), []
+    for seed in range(args.seeds):
+        for method in args.methods:
+            together = method in args.together
+            for group in [tasks] if together else [(task,) for task in tasks]:
+                name = f"{'together' if together else group[0]}_{method}_{seed}"
+                found.append((group, method, args.output / name, seed))
+    return found
 
 
 def minutes_of(args: Args) -> dict[Method, float]:
@@ -71,7 +81,7 @@ def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is published, by name."""
     if args.result == "rl_suite":
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in metrics.items()})}
-    shown = {"rl": metrics, "rl_curves": learning_curves(args.output)}
+    shown = {"rl": metrics, "rl_curves": learning_curves(args)}
     rows = [row["recap"] for row in metrics.values() if "recap" in row and row["recap"]["length_before"]]
     return shown | ({"rl_speed": speed(rows)} if rows else {})
 
@@ -83,13 +93,13 @@ def speed(rows: list[dict[str, Any]]) -> dict[str, float]:
     return length | {"change": length["length_after"] / length["length_before"] - 1} | success
 
 
-def learning_curves(output: Path) -> dict[str, dict[str, Any]]:
-    """{task or "together": {method: {environment steps: success with its interval}}}, of all runs of it; while a policy
-    learns it explores, so that this is less than what it reaches."""
+def learning_curves(args: Args) -> dict[str, dict[str, Any]]:
+    """{task or "together": {method: {environment steps: success with its interval}}}, over the training seeds; while a
+    policy learns it explores, so that this is less than what it reaches."""
     runs: dict[str, dict[str, list[Path]]] = {}
-    for log in sorted(output.glob("*_*_*/log.jsonl")):
-        group, method, _ = log.parent.name.rsplit("_", 2)
-        runs.setdefault(group, {}).setdefault(method, []).append(log)
+    for _, method, folder, seed in runs_of(args):
+        group = folder.name.removesuffix(f"_{method}_{seed}")
+        runs.setdefault(group, {}).setdefault(method, []).append(folder / "log.jsonl")
     return {group: {method: curve(logs) for method, logs in methods.items()} for group, methods in runs.items()}
 
 
@@ -184,9 +194,8 @@ def _episodes(folder: Path) -> dict[Key, dict[str, Any]]:
     return {(e["task"], e["seed"]): e for e in episodes if e["status"] in ("done", "sim_error")}
 
 
-def _learned(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int) -> Path:
-    """Learns and evaluates where that is not done yet; returns the run's folder."""
-    folder = args.output / f"{'together' if method in args.together else tasks[0]}_{method}_{seed}"
+def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int, folder: Path) -> None:
+    """Learns and evaluates where that is not done yet."""
     done = folder / "learned.json"
     if not done.exists():
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
@@ -194,7 +203,6 @@ def _learned(args: Args, tasks: tuple[str, ...], method: str, minutes: float, se
         _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
         write_atomic(done, json_bytes(_cost(folder)))
     _evaluated(args, folder, tasks, folder / "eval")
-    return folder
 
 
 def _cost(folder: Path) -> dict[str, Any]:
