@@ -13,7 +13,7 @@ from scripts.manifest import this_code, this_command
 from scripts.results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
-TOPICS = ("env", "data", "train", "latency", "backbone", "system2", "rl", *PAPERS)  # scripts/benches/TOPIC.py
+TOPICS = ("env", "data", "train", "latency", "backbone", "system2", "rl", "noise", *PAPERS)  # scripts/benches/TOPIC.py
 
 
 def _args() -> Any:
