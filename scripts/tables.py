@@ -7,8 +7,6 @@ from typing import Any
 COLUMNS = ("hierarchical", "flat", "wrong", "empty")
 FOLDED = 12  # tasks above which their table is folded away
 FRACTIONS = (
-    "share_of_peak",
-    "share_of_used_peak",
     "data_wait",
     "tier_average",
     "task_mean",
@@ -96,9 +94,13 @@ def _count(row: dict[str, Any]) -> int:
     return next(iter(row.values()))["n"]
 
 
+def _is_fraction(key: str) -> bool:
+    return bool({"success", "drop", "share"} & set(key.split("_"))) or key.removesuffix("_flat") in FRACTIONS
+
+
 def _number(key: str, value: Any) -> str:
     formats: list[tuple[Callable[[str], bool], Callable[[Any], str]]] = [
-        (lambda k: "success" in k or "drop" in k or k.removesuffix("_flat") in FRACTIONS, lambda v: f"{100 * v:.1f}%"),
+        (_is_fraction, lambda v: f"{100 * v:.1f}%"),
         (lambda k: k.endswith("_ms"), lambda v: f"{v:.1f} ms"),
         (lambda k: re.search(r"per_s(_|$)", k) is not None, lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.3g}"),
     ]

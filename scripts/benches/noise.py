@@ -58,10 +58,10 @@ def row(look: np.ndarray, attempt: np.ndarray) -> dict[str, float]:
     of_look, of_attempt = shares(look), shares(attempt)
     return {
         "success": float(attempt.mean()),
-        "layout": of_attempt[0],
-        "look": of_look[1],
-        "attempt": of_attempt[1],
-        "best_draw": best(attempt),
+        "share_layout": of_attempt[0],
+        "share_look": of_look[1],
+        "share_attempt": of_attempt[1],
+        "success_best": best(attempt),
     }
 
 
