@@ -102,6 +102,7 @@ def _number(key: str, value: Any) -> str:
     formats: list[tuple[Callable[[str], bool], Callable[[Any], str]]] = [
         (_is_fraction, lambda v: f"{100 * v:.1f}%"),
         (lambda k: k.endswith("_ms"), lambda v: f"{v:.1f} ms"),
+        (lambda k: k.endswith("_steps"), lambda v: f"{v:,.0f}"),
         (lambda k: re.search(r"per_s(_|$)", k) is not None, lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.3g}"),
     ]
     if not isinstance(value, int | float):

@@ -36,6 +36,7 @@ def learned(root, name, **successes):
     cost = {"env_steps": 1000, "minutes": 10.0, "settings": {"discount": 0.9}}
     (root / name / "learned.json").write_text(json.dumps(cost))
     (root / name / "log.jsonl").write_text("")
+    (root / name / "made_with.json").write_text(json.dumps({"code": "0123456789ab"}))
     return root / name
 
 
@@ -52,7 +53,7 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
     assert row["low"] < -0.1 < row["gain"] < 0.4 < row["high"]  # seeds that differ so much say little of the next one
     assert (row["higher"], row["lower"], row["seeds"]) == (1, 1, 3)
     assert (row["length_before"], row["length_after"]) == (104.5, 54.5)  # of layouts that succeed before and after
-    assert (row["env_steps"], row["minutes"]) == (1000, 10.0)
+    assert (row["env_steps"], row["minutes"], row["code"]) == (1000, 10.0, "0123456")
     (runs[1] / "learned.json").write_text(json.dumps({"settings": {"discount": 0.5}}))
     with pytest.raises(UserError, match="b learned with other settings than .*a; delete"):
         gain(before, "push", runs)

@@ -159,6 +159,7 @@ def gain(before: Path, task: str, runs: list[Path]) -> dict[str, Any]:
         "env_steps": sum(m["env_steps"] for m in made) // len(made),
         "minutes": round(sum(m["minutes"] for m in made) / len(made), 1),
         "seeds": len(runs),
+        "code": "/".join(sorted({json.loads((run / "made_with.json").read_text())["code"][:7] for run in runs})),
     }
 
 
