@@ -350,22 +350,6 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
     assert weights[kinds == CORRECTION].tolist() == pytest.approx([0.4 / 3] * 3) and weights[20 + 8] == 0
 
 
-def test_half_of_the_episodes_are_helped_and_half_of_the_others_hurried():
-    from policy.rl.recap import Recap, _job
-
-    jobs = [_job(AgentSpec("checkpoint", ""), ("push", "stack"), 3, number, Recap()) for number in range(2000)]
-    helped, hurried = [job.takeover < 1 for job in jobs], [job.tempo > 1 for job in jobs]
-    assert np.mean(helped) == pytest.approx(0.5, abs=0.04) and np.mean(hurried) == pytest.approx(0.25, abs=0.04)
-    assert not any(a and b for a, b in zip(helped, hurried, strict=True))
-    assert len({job.seed for job in jobs}) == 2000 and jobs[1].task == "stack"
-
-
-def test_a_hurried_policy_moves_more_and_holds_as_it_did(trained):
-    slow, fast = (roll_out(Job(spec(trained), "reach", 7, tempo=tempo)).arrays["action"][:4] for tempo in (1.0, 1.5))
-    assert np.array_equal(fast[:, -1], slow[:, -1]) and (slow[:, :-1] != 0).any()
-    np.testing.assert_allclose(fast[:, :-1], (1.5 * slow[:, :-1]).clip(-1, 1), rtol=1e-6)
-
-
 def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
     import envs
     from policy.rl.rollouts import horizon

@@ -11,8 +11,6 @@ Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
 - In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
   itself, and it finishes. What the policy did before is nobody's merit and is not learned from.
-- A share of its own episodes is hurried: it moves by more than it decided. Where that succeeds it is among the fastest;
-  otherwise the policy would never see what is faster than the expert it learned from.
 - Only successes have good chunks: what failed may look like progress to eyes that misjudged it. Neither does an expert
   who fails.
 - Episodes that ended before the expert was to take over teach nothing: the fast ones are among them, the slow and the
@@ -80,8 +78,6 @@ class Recap:
     each: int = 20
     helped: float = 0.5  # share of episodes in which the expert takes over
     takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
-    hurried: float = 0.5  # share of the others in which it moves faster than it decided
-    tempo: tuple[float, float] = (1.0, 1.6)  # by this factor
     good: float = 0.6  # share of the chunks of a task's successes that are judged good
     ahead: int = 32  # control steps over which a chunk is judged
     untold: float = 0.1  # share of rows that are told nothing
@@ -152,7 +148,7 @@ def _practise(
     the run from which the time that is left is for learning."""
     first, crashed = training_seed(seed), 0
     new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
-    jobs = [_job(spec, tasks, seed, i, settings) for i in new]
+    jobs = [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
     with Pool(roll_out, workers) as pool:
         for _, result in pool.run(jobs):
             if isinstance(result, Crash):
@@ -177,13 +173,9 @@ def unmet(met: set[int], many: int) -> list[int]:
     return list(islice((i for i in count(min(met, default=0)) if i not in met), many))
 
 
-def _job(spec: AgentSpec, tasks: tuple[str, ...], seed: int, number: int, settings: Recap) -> Job:
-    """An episode of the run, a function of its seed and number: helped, hurried, or neither."""
-    rng, layout = np.random.default_rng([seed, number]), training_seed(seed) + number
-    takeover, tempo = float(rng.uniform(*settings.takeover)), float(rng.uniform(*settings.tempo))
-    helped, hurried = rng.random() < settings.helped, rng.random() < settings.hurried
-    job = Job(spec, tasks[number % len(tasks)], layout)
-    return replace(job, takeover=takeover) if helped else replace(job, tempo=tempo) if hurried else job
+def _takeover(settings: Recap, seed: int, number: int) -> float:
+    rng = np.random.default_rng([seed, number])
+    return float(rng.uniform(*settings.takeover)) if rng.random() < settings.helped else 1.0
 
 
 def stored(episode: Episode) -> Trajectory:

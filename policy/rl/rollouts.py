@@ -34,7 +34,6 @@ class Job:
     seed: int
     takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
     draw: int = 0  # another one: the same layout, other noise
-    tempo: float = 1.0  # the policy's motion is multiplied by it, all of an action but the gripper
     explore: bool = False  # noise at every Euler step (exploration.py); the checkpoint must hold an explorer
 
 
@@ -87,7 +86,7 @@ def roll_out(job: Job) -> Trajectory | Crash:
                 situation = agent.look(obs)
                 kept.look(situation, agent.step)
                 _decide(agent, situation, job, expert is not None, kept)
-            action = _hurried(agent.act(obs), job.tempo)
+            action = agent.act(obs)
             if expert is not None:
                 action, _, _ = expert.act()
             kept.step(action, expert is not None)
@@ -102,10 +101,6 @@ def roll_out(job: Job) -> Trajectory | Crash:
     return Trajectory(
         job.task, job.seed, job.draw, job.takeover, instruction, success, agent.step, kept.arrays()
     )  # fmt: skip
-
-
-def _hurried(action: np.ndarray, tempo: float) -> np.ndarray:
-    return np.append((tempo * action[:-1]).clip(-1, 1), action[-1:])
 
 
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
