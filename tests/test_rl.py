@@ -306,7 +306,7 @@ def own_samples(step, length, success, episode, expert):
 
 
 def test_advantages_judge_what_the_next_steps_changed():
-    from policy.rl.recap import advantages
+    from policy.rl.judging import advantages
 
     # episode 0 succeeds after 10 steps; 1 fails after 8
     samples = own_samples([0, 4, 8, 0, 4], [10] * 3 + [8] * 2, [True] * 3 + [False] * 2, [0, 0, 0, 1, 1], [False] * 5)
@@ -330,7 +330,8 @@ def test_no_layout_is_met_twice_and_none_is_left_out():
 
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
     from policy.judgement import BAD, GOOD, UNKNOWN
-    from policy.rl.recap import CORRECTION, DEMONSTRATION, UNUSED, Judged, Recap, Shares, judge, kinds_of
+    from policy.rl.judging import Judging, judge
+    from policy.rl.lesson import CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
 
     # 0 succeeds, 1 fails; in 2 and 3 an expert acts from the second look on, and fails in 3; 4 is over before it could
     episode = [i for i in range(5) for _ in range(4)]
@@ -339,7 +340,7 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
     samples = own_samples([0, 4, 8, 12] * 5, [16] * 20, success, episode, expert)
     helped = torch.tensor([i >= 2 for i in episode])
     features = torch.randn(20, 6)
-    judged = judge(samples, helped, features, 2, Recap(value_steps=5, good=0.5), seed=0)
+    judged = judge(samples, helped, features, 2, Judging(value_steps=5, good=0.5), seed=0)
     assert set(judged[:4].tolist()) == {GOOD, BAD} and (judged[4:8] == BAD).all()
     assert judged[8] == UNKNOWN and (judged[9:12] == GOOD).all() and (judged[12:] == UNKNOWN).all()
     kinds = kinds_of(20, samples, judged)
@@ -412,19 +413,21 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     output = tmp_path / "run"
     more = ["--method", "recap", "--data", str(demonstrations), "--cache", str(tmp_path / "cache"), "--tasks", "reach"]
     base = ["--checkpoint", str(trained), "--output", str(output), "--workers", "1"]
-    import tyro
-
-    from scripts import rl
-
-    quick = {"episodes": 2, "each": 1, "value_steps": 20}
     from dataclasses import replace
+
+    import tyro
 
     import policy.rl.recap as module
     from policy.recipe import Stage
+    from policy.rl.judging import Judging
+    from policy.rl.lesson import Lesson
+    from scripts import rl
 
+    lesson = Lesson(stage=Stage(steps=3, batch=8, warmup=1))
+    quick = {"episodes": 2, "each": 1, "judging": Judging(value_steps=20), "lesson": lesson}
     original = module.Recap
     try:
-        module.Recap = lambda **given: replace(original(**given), **quick, stage=Stage(steps=3, batch=8, warmup=1))
+        module.Recap = lambda **given: replace(original(**given), **quick)
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--steps", "1"]))
         first = checkpoint.resolve(output)
         experience = Experience.open(output / "experience")
