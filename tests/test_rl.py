@@ -493,7 +493,7 @@ def test_noise_on_the_way_leaves_the_flow_where_it_was():
 def test_advantages_of_policy_gradients():
     from types import SimpleNamespace
 
-    from policy.rl.flow_policy_gradient import FlowPolicyGradient, estimate, group_advantages, looks_after
+    from policy.rl.attempts import estimate, group_advantages, looks_after
 
     many = HOLD + 2  # looks of a success, in two attempts; a failure has one
     success = [True] * many + [False] * 2
@@ -503,7 +503,7 @@ def test_advantages_of_policy_gradients():
     for trace, first in ((1.0, 0.9 ** (many - 1)), (0.0, 0.9**HOLD * value[HOLD])):
         attempts = torch.tensor([first - value[0], 0.9 - value[HOLD], 0.0 - value[many]])
         expected = attempts.repeat_interleave(torch.tensor([HOLD, 2, 2]))
-        gain = estimate(samples, value, FlowPolicyGradient(discount=0.9, trace=trace))
+        gain = estimate(samples, value, discount=0.9, trace=trace)
         torch.testing.assert_close(gain, (expected - expected.mean()) / (expected.std() + 1e-6))
     ended = [SimpleNamespace(seed=s, success=w) for s, w in ((1, True), (1, False), (1, False), (2, True), (2, True))]
     gains = group_advantages(ended)

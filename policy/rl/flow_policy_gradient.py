@@ -12,8 +12,7 @@ Notable choices
   whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
   Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
-- An attempt, the looks that have one noise (exploration.py), is what has an advantage: later looks see what the noise
-  did, so that a value of theirs would be no baseline, and its errors would be learned.
+- An attempt, the looks that have one noise, is what has an advantage (attempts.py).
 - A random part of the looks is learned from: on two cores an update costs as much as the episodes behind it, and the
   looks of an attempt say the same. Those of the largest advantages would be failures alone where most succeed.
 - The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
@@ -32,12 +31,13 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
+from policy.rl.attempts import estimate, group_advantages, looks_after
+from policy.rl.critic import Critic, fit_critic, timed
 from policy.rl.experience import Experience
-from policy.rl.exploration import HOLD, Explorer, log_likelihood
+from policy.rl.exploration import Explorer, log_likelihood
 from policy.rl.progress import Learning, training_seed
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory
-from policy.standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,6 @@ class FlowPolicyGradient:
 
 
 CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
-
-
-class Critic(nn.Module):
-    """Discounted success to come, of the share of time that has passed and what is seen, (B, 1 + F) -> (B,)."""
-
-    known: Tensor  # has a round been seen
-
-    def __init__(self, features: int, plain: int):
-        super().__init__()
-        self.standardise = Standardise(1 + features, 1 + plain)  # by the first round
-        first, second, last = nn.Linear(self.standardise.size, 256), nn.Linear(256, 256), nn.Linear(256, 1)
-        self.net = nn.Sequential(first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
-        self.register_buffer("known", torch.tensor(False))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.net(self.standardise(features))[:, 0]
 
 
 @dataclass
@@ -126,7 +110,8 @@ def flow_policy_gradient(
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             if settings.critic == "value":
-                moved |= _fit_critic(learner, experience, settings)
+                rounds = experience.last(settings.rounds * settings.episodes)
+                moved |= fit_critic(learner.critic, rounds, settings.episodes, settings.discount, settings.value_steps)
             learning.run.log("flow_policy_gradient", experience.steps, moved)
             newest, took = _save(learning, learner), learning.seconds - begin
 
@@ -231,9 +216,9 @@ def _gain(
     if settings.critic == "group":
         return group_advantages(rollouts)[samples.episode]
     if not first:
-        return estimate(samples, critic(seen), settings)
+        return estimate(samples, critic(seen), settings.discount, settings.trace)
     returns = samples.success * settings.discount ** looks_after(samples)
-    return estimate(samples, returns.mean().expand(len(samples)), settings)
+    return estimate(samples, returns.mean().expand(len(samples)), settings.discount, settings.trace)
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
@@ -273,69 +258,3 @@ def _likelihood(learner: Learner, now: Round, index: Tensor, euler: Tensor) -> T
     context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
     scale = learner.explorer(now.features[index])
     return log_likelihood(controller, context, scale, now.chain[index], now.executed[index], euler)
-
-
-def estimate(samples: Samples, value: Tensor, settings: FlowPolicyGradient) -> Tensor:
-    """Generalised advantage estimation over the attempts of every episode, normalised; its attempt's for every look,
-    (F,). value (F,).
-
-    The reward is 1 at the last look of an episode that succeeds; an episode that runs out of time ends with nothing.
-    """
-    left, gain = looks_after(samples), torch.zeros(len(samples))
-    position = torch.arange(len(left)) - torch.searchsorted(samples.episode, samples.episode)  # in its episode
-    starts = torch.nonzero(position % HOLD == 0)[:, 0].tolist()
-    following = 0.0
-    for begin, end in reversed(list(zip(starts, [*starts[1:], len(left)], strict=True))):
-        looks, ends = end - begin, int(left[end - 1]) == 0
-        if ends:
-            following = float(samples.success[begin]) * settings.discount ** (looks - 1) - float(value[begin])
-        else:
-            surprise = settings.discount**looks * float(value[end]) - float(value[begin])
-            following = surprise + settings.discount**looks * settings.trace * following
-        gain[begin:end] = following
-    return (gain - gain.mean()) / (gain.std() + 1e-6)
-
-
-def looks_after(samples: Samples) -> Tensor:
-    """Looks of its episode that follow a look, (F,)."""
-    end = torch.searchsorted(samples.episode, samples.episode, right=True)
-    return end - 1 - torch.arange(len(samples))
-
-
-def group_advantages(rollouts: list[Trajectory]) -> Tensor:
-    """(episodes,): success against the mean of the same layout's episodes, in deviations; 0 where all ended alike."""
-    seeds = np.array([r.seed for r in rollouts])
-    success = np.array([float(r.success) for r in rollouts])
-    gains = np.zeros(len(rollouts), np.float32)
-    for seed in np.unique(seeds):
-        mine = seeds == seed
-        if success[mine].std() > 0:
-            gains[mine] = (success[mine] - success[mine].mean()) / success[mine].std()
-    return torch.from_numpy(gains)
-
-
-def timed(features: np.ndarray, look: np.ndarray, limit: int) -> np.ndarray:
-    """features (L, F) and the control steps of the looks (L,) -> what the critic sees, float16 (L, 1 + F)."""
-    return np.concatenate([(look / limit)[:, None], features], axis=1).astype(np.float16)
-
-
-def _fit_critic(learner: Learner, experience: Experience, settings: FlowPolicyGradient) -> dict[str, float]:
-    """Regression on what came of the last rounds; its error on this round before it has learned from it."""
-    critic, parts = learner.critic, []
-    for episode in experience.last(settings.rounds * settings.episodes):
-        ahead = torch.arange(len(episode["seen"]), 0, -1) - 1.0
-        parts.append((torch.from_numpy(episode["seen"]).float(), float(episode["success"]) * settings.discount**ahead))
-    seen, returns = (torch.cat(part) for part in zip(*parts, strict=True))
-    now = sum(len(part) for part, _ in parts[-settings.episodes :])
-    with torch.no_grad():
-        error = float((critic(seen[-now:]) - returns[-now:]).square().mean())
-    optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
-    critic.train()
-    for _ in range(min(settings.value_steps, 1 + 3 * len(seen) // 256)):
-        rows = torch.randint(len(seen), (256,))
-        loss = (critic(seen[rows]) - returns[rows]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    critic.eval()
-    return {"value_error": error, "value_chance": float(returns[-now:].var())}
