@@ -35,6 +35,7 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: 
 
     Of older ones the newest stay, `keep` in all, and step `spare`.
     """
+    _refuse_not_finite(files, root)
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}"
     for half in root.glob(".tmp-*"):  # of a process that was killed: a run's folder has one writer
@@ -44,9 +45,7 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: 
             _write(temporary / name, content)
         manifest = {name: _fingerprint(temporary / name) for name in files}
         _write(temporary / MANIFEST, {"step": step, "files": manifest})
-        if final.exists():  # the same step saved again, for instance on Ctrl-C right after a periodic save
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+        _put(temporary, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise PolicyError(
@@ -55,6 +54,35 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: 
     _point_last(root, final.name)
     _forget_old(root, keep, spare)
     return final
+
+
+def _refuse_not_finite(files: Mapping[str, Any], root: Path) -> None:
+    tensors = (
+        (file, name, t)
+        for file, content in files.items()
+        if file.endswith(".safetensors")
+        for name, t in content.items()
+    )
+    for file, name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise PolicyError(
+                f"{name} in {file} is not finite; nothing was saved, {root} stays as it was; lower the "
+                "learning rate, or go on from the last checkpoint with --resume"
+            )
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Under its own name. The same step may be there already, for instance on Ctrl-C right after a periodic save."""
+    old = final.with_name(f".old-{final.name}")
+    if final.exists():
+        os.replace(final, old)
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        if old.exists():
+            os.replace(old, final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def resolve(path: str | Path) -> Path:

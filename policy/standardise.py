@@ -34,7 +34,8 @@ class Standardise(nn.Module):
         """seen (n, F)."""
         self.mean.copy_(seen.mean(0))
         rest = (seen - self.mean)[:, self.plain :]
-        _, directions = torch.linalg.eigh(rest.mT @ rest)  # in ascending order
+        # in float64: of a few alike rows, as of layouts that are met again and again, float32 finds no directions
+        _, directions = torch.linalg.eigh((rest.mT @ rest).double())  # in ascending order
         self.directions.copy_(directions.flip(1)[:, : self.directions.shape[1]])
         self.deviation.copy_(self._turned(seen).std(0).clamp(min=FLOOR))
 

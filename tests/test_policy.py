@@ -237,6 +237,28 @@ def test_a_save_that_is_killed_leaves_the_last_checkpoint(tmp_path):
     assert os.readlink(tmp_path / "last") == "000001"
 
 
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    checkpoint.save(tmp_path, 1, FILES)
+    spoilt = FILES | {"pretrained_model/model.safetensors": {"w": torch.tensor([1.0, torch.nan])}}
+    with pytest.raises(PolicyError, match="w in pretrained_model/model.safetensors is not finite"):
+        checkpoint.save(tmp_path, 2, spoilt)
+    assert [path.name for path in tmp_path.iterdir() if not path.is_symlink()] == ["000001"]
+
+
+def test_a_step_that_cannot_be_saved_again_stays_as_it_was(tmp_path, monkeypatch):
+    saved, rename = checkpoint.save(tmp_path, 1, FILES), os.replace
+
+    def full(source, target):
+        if ".tmp" in str(source):
+            raise OSError("no space left")
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(PolicyError, match="untouched"):
+        checkpoint.save(tmp_path, 1, FILES)
+    assert checkpoint.resolve(tmp_path) == saved
+
+
 def test_manifest_may_not_point_outside(tmp_path):
     folder = checkpoint.save(tmp_path, 1, FILES)
     manifest = json.loads((folder / "manifest.json").read_text())

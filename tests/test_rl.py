@@ -20,6 +20,7 @@ from policy.rl.exploration import HOLD
 from policy.rl.noise_env import NoiseEnv
 from policy.rl.progress import CLOCK
 from policy.rl.rollouts import Job, roll_out
+from policy.rollout import noise_seed
 from policy.steering import profile, spread
 
 
@@ -113,6 +114,7 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     output = tmp_path / "run"
     rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "200", "--workers", "1"]))
     (model,) = kept
+    assert model.critic.n_critics > 1
     first = next(iter(Experience.open(output / "experience")))["noise"]
     assert len(first) > 1 and (first == first[0]).all()  # an episode of the warm-up keeps its noise
     bundle = Bundle.load(output)
@@ -137,6 +139,48 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,), discount=0.5))
     with pytest.raises(PolicyError, match=r"discount was 0.8, is 0.5"):
         rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--resume"]))
+
+
+@pytest.fixture
+def broken(trained, tmp_path):
+    """A policy whose actions overflow."""
+    bundle, folder = Bundle.load(trained), checkpoint.resolve(trained)
+    weights = bundle.model.state_dict()
+    weights["controller.action_out.weight"].fill_(3e38)
+    files = bundle.files(weights) | {checkpoint.RECIPE: checkpoint.recipe(folder)}
+    return checkpoint.save(
+        tmp_path / "broken" / "checkpoints", 1, files | {checkpoint.PROGRESS: checkpoint.progress(folder)}
+    )
+
+
+def test_actions_that_are_not_finite_stop_learning_with_one_line(broken, tmp_path):
+    import tyro
+
+    from scripts import rl
+
+    with pytest.raises(PolicyError, match="reach at seed 3: .* not finite"):
+        roll_out(Job(spec(broken), "reach", 3))
+    with pytest.raises(PolicyError, match="reach at seed 2000000: .* not finite"):  # through a worker's pipe
+        rl.main(tyro.cli(rl.Args, args=[*command(broken, tmp_path / "run")[4:], "--method", "dsrl", "--workers", "1"]))
+    assert len(Experience.open(tmp_path / "run" / "experience")) == 0
+
+
+def test_a_learner_that_is_not_finite_stops_with_one_line(trained, tmp_path, monkeypatch):
+    import tyro
+
+    import policy.rl.dsrl as module
+    from scripts import rl
+
+    def poisoned(*given):
+        model = build(*given)
+        model.critic.q_networks[0][0].weight.data.fill_(torch.nan)
+        return model
+
+    build, original = module._model, module.DSRL
+    monkeypatch.setattr(module, "_model", poisoned)
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=8, batch=16, hidden=(8,)))
+    with pytest.raises(PolicyError, match="dsrl: .* not finite"):
+        rl.main(tyro.cli(rl.Args, args=[*command(trained, tmp_path / "run")[4:], "--steps", "600", "--workers", "1"]))
 
 
 def test_asked_to_stop_a_run_saves_what_it_learned(trained, tmp_path):
@@ -177,7 +221,6 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     from policy.steering import Steering, SteeringConfig
 
     env = NoiseEnv(spec(trained), ("reach",), first_seed=11)
-    env.next_seed = 11
     features, _ = env.reset()
     bundle, sizes = env.agent.bundle, env.agent.bundle.feature_sizes
     cfg = SteeringConfig(sizes.features, sizes.plain, bundle.sizes.chunk, env.action_space.shape[0], HOLD, (8,))
@@ -230,20 +273,31 @@ def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
     import tyro
 
     import policy.rl.dsrl as module
+    from policy.rl.progress import Learning
     from scripts import rl
 
     original = module.DSRL
-    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,)))
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=4, batch=16, hidden=(8,)))
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         output = tmp_path / name
+        monkeypatch.setattr(Learning, "due", lambda _, often=name == "b": often)  # whenever the clock has it saved
         flags = ["--checkpoint", str(trained), "--tasks", "reach", "--output", str(output), "--workers", "1"]
-        rl.main(tyro.cli(rl.Args, args=[*flags, "--steps", "200", "--seed", str(seed)]))
+        rl.main(tyro.cli(rl.Args, args=[*flags, "--steps", "600", "--seed", str(seed)]))
         steering = Bundle.load(output).steering.state_dict()
         runs.append(({path.name: path.read_bytes() for path in (output / "experience").iterdir()}, steering))
     (seen, learned), (again, same), (other, _) = runs
     assert seen == again != other
     assert all(torch.equal(learned[name], same[name]) for name in learned)
+
+
+def test_a_layout_is_met_with_several_noises(trained):
+    env = NoiseEnv(spec(trained), ("reach", "press_button"), first_seed=5, stride=2, repeats=3)
+    met = []
+    for _ in range(7):
+        env.reset()
+        met.append((env.task, env.seed))
+    assert met == [("reach", 5)] * 3 + [("press_button", 7)] * 3 + [("reach", 9)]
 
 
 def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
@@ -326,6 +380,7 @@ def test_no_layout_is_met_twice_and_none_is_left_out():
     assert unmet(set(), 3) == [0, 1, 2]
     assert unmet({0, 1, 2, 5}, 3) == [3, 4, 6]  # killed while 3 and 4 were under way
     assert unmet({7, 9}, 2) == [8, 10]  # 0 to 6 were met, and forgotten
+    assert unmet({0, 1}, -1) == []  # the newest checkpoint was damaged, and an older one wanted fewer
 
 
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
@@ -568,6 +623,39 @@ def test_an_attempt_has_one_noise():
     job = Job(AgentSpec("checkpoint", ""), "reach", 0)
     seeds = [_held(job, looks).initial_seed() for looks in range(1, 2 * HOLD + 1)]
     assert len(set(seeds[:HOLD])) == len(set(seeds[HOLD:])) == 1 and seeds[0] != seeds[HOLD]
+    assert seeds[0] != noise_seed(job.task, job.seed, job.draw)  # what the agent draws x_0 from: both would be one
+
+
+def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
+    import tyro
+
+    import policy.rl.flow_policy_gradient as module
+    from scripts import rl
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    original = module.FlowPolicyGradient
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, episodes=1))
+    monkeypatch.setattr(module, "update", killed)
+    flags = ["--checkpoint", str(trained), "--method", "ppo", "--tasks", "reach", "--output", str(tmp_path / "run")]
+    with pytest.raises(RuntimeError, match="killed"):
+        rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1"]))
+    assert len(Experience.open(tmp_path / "run" / "experience")) == 0
+
+
+def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    import policy.rl.scratch as module
+    from policy.rl.progress import Limits, Practice, training_seed
+    from policy.run import Run
+
+    made = []
+    monkeypatch.setattr(module, "SubprocVecEnv", lambda makers, **_: made.append(DummyVecEnv(makers)) or made[0])
+    with Run(tmp_path / "run", resume=False) as run:
+        module.scratch("reach", Practice(run=run, limits=Limits(1, 1.0)), 2, seed=3)
+    assert [env.unwrapped.np_random_seed for env in made[0].envs] == [training_seed(3), training_seed(3) + 1]
 
 
 def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypatch):

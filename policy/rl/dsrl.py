@@ -11,13 +11,12 @@ Notable choices
 - An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
   better than none. Left to the critic, that value takes tens of thousands of updates to appear.
 - The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again. It is
-  such that being undecided is never worth a choice's -1, and that an actor does not follow every fancy of critics who
-  have seen a few hundred outcomes.
-- Critics normalise their layers, as in DSRL's code.
-- Every episode of the warm-up keeps one noise: there is often one that is better nearly everywhere, and what a single
-  choice of many does drowns in what the others do.
+  the largest for which being undecided is not worth a choice's -1.
+- Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, their
+  layers are normalised, as in DSRL's code, and their weights decay. Layouts are met several times (noise_env.py).
+- Every episode of the warm-up keeps one noise: what a single choice of several does drowns in what the others do.
 - Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
-- Updates per choice are six, about as many as DSRL's code has (five): more leave simulation no time on two cores.
+- Two updates a choice: more learn outcomes by heart, and leave simulation no time on two cores.
 """
 
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from torch import Tensor, nn
 
 from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
+from policy.errors import PolicyError
 from policy.rl.experience import Episode, Experience
 from policy.rl.exploration import HOLD
 from policy.rl.noise_env import NoiseEnv
@@ -56,12 +56,16 @@ NETWORKS, CHOICES = "sac", "choices.json"  # in a checkpoint's training state
 class DSRL:
     """Settings."""
 
-    gradient_steps: int = 6  # updates per choice
+    hold: int = HOLD  # looks that a choice lasts
+    repeats: int = 8  # episodes on every layout
+    gradient_steps: int = 2  # updates per choice
     learning_rate: float = 3e-4
     batch: int = 256
     discount: float = 0.8  # per choice; episodes have one to four
     target_rate: float = 0.01  # of the critics' averages
-    entropy: float = 0.05  # its weight; success is worth up to 1 / (1 - discount)
+    entropy: float = 0.2  # its weight; success is worth up to 1 / (1 - discount)
+    critics: int = 5
+    weight_decay: float = 0.01
     hidden: tuple[int, ...] = (256, 256)
     warm_up: int = 1000  # choices of random noise: some 300 episodes
     capacity: int = 100_000  # choices in memory
@@ -108,8 +112,26 @@ def _norm(layer: nn.Linear) -> nn.LayerNorm:
     return nn.LayerNorm(layer.out_features)
 
 
+class Finite(SAC):
+    """Stops where an update leaves numbers that are not finite, before they are saved or acted on."""
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        try:
+            super().train(gradient_steps, batch_size)
+            fine = all(bool(weight.isfinite().all()) for weight in self.policy.parameters())
+        except ValueError as error:  # of a distribution that was given such numbers
+            raise PolicyError(_NOT_FINITE) from error
+        if not fine:
+            raise PolicyError(_NOT_FINITE)
+
+
+_NOT_FINITE = "dsrl: an update left weights that are not finite; --resume goes on from the last checkpoint"
+
+
 class WholeEpisodes(ReplayBuffer):
     """SAC's replay, filled by `take` alone."""
+
+    taken = 0  # choices
 
     def __init__(self, size: int, observations: spaces.Space, actions: spaces.Space, **options: Any):
         super().__init__(size, observations, actions, **options | {"n_envs": 1})
@@ -121,6 +143,7 @@ class WholeEpisodes(ReplayBuffer):
         """failure: the reward of a last choice that did not lead to success."""
         features, noise = episode["features"], episode["noise"]
         last = len(noise) - 1
+        self.taken += len(noise)
         for i, action in enumerate(noise):
             reward = -1.0 if i < last else 0.0 if bool(episode["success"]) else failure
             following = features[min(i + 1, last)]
@@ -144,6 +167,9 @@ class _Keep(BaseCallback):
 
 def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experience) -> list[Episode]:
     """Episodes that ended at this step go to disk and into the curve."""
+    for info in infos:
+        if "error" in info:
+            raise PolicyError(info["error"])
     ended = [info for info in infos if "episode_log" in info]
     for info in ended:
         experience.add(int(info["steps"]), bool(info["is_success"]), info["episode_log"])
@@ -155,9 +181,9 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     """Learns until `learning` ends; checkpoints are those of `spec` with steering."""
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
-    first = training_seed(seed) + len(experience)
+    first, many = training_seed(seed) + -(-len(experience) // settings.repeats), (settings.hold, settings.repeats)
     makers: list[Callable[[], gymnasium.Env]] = [
-        partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers) for index in range(workers)
+        partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers, *many) for index in range(workers)
     ]
     learning.resume(experience, settings)
     envs = SubprocVecEnv(makers, start_method="spawn")
@@ -172,7 +198,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
         model.num_timesteps = _choices(experience)
         if _newest(learning, settings) is None:
             _catch_up(model, learning, settings, workers)
-        save = partial(_save, model, learning, experience, settings)
+        save = partial(_save, model, learning, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
         save()
@@ -213,13 +239,15 @@ def _choices(experience: Experience) -> int:
 
 
 def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
-    model = SAC(
-        NormalisedCritics, envs, seed=seed, device="cpu", learning_rate=settings.learning_rate, gamma=settings.discount,
-        batch_size=settings.batch, buffer_size=settings.capacity, replay_buffer_class=WholeEpisodes,
-        learning_starts=0, train_freq=1, gradient_steps=settings.gradient_steps * envs.num_envs,
-        ent_coef=settings.entropy, tau=settings.target_rate,
+    model = Finite(
+        NormalisedCritics, envs, seed=seed + len(experience), device="cpu",
+        learning_rate=settings.learning_rate, gamma=settings.discount, batch_size=settings.batch, learning_starts=0,
+        train_freq=1, gradient_steps=settings.gradient_steps * envs.num_envs, ent_coef=settings.entropy,
+        tau=settings.target_rate, replay_buffer_class=WholeEpisodes, buffer_size=settings.capacity,
         policy_kwargs={
-            "net_arch": list(settings.hidden), "features_extractor_class": Standardised,
+            "net_arch": list(settings.hidden), "n_critics": settings.critics,
+            "optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": settings.weight_decay},
+            "features_extractor_class": Standardised,
             "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
         },
     )  # fmt: skip
@@ -227,14 +255,16 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
         _restore(model, newest)
         return model
     seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
-    for part in model.policy.modules():  # of the actor, the critics and their targets
-        if isinstance(part, Standardise):
-            part.fit(seen[:, :-1])
+    first, *others = (part for part in model.policy.modules() if isinstance(part, Standardise))
+    first.fit(seen[:, :-1])
+    for other in others:  # of the actor, the critics and their targets
+        other.load_state_dict(first.state_dict())
     return model
 
 
-def _save(model: SAC, learning: Learning, experience: Experience, settings: DSRL) -> None:
-    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict()), CHOICES: _choices(experience)}
+def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
+    taken = cast(WholeEpisodes, model.replay_buffer).taken
+    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict()), CHOICES: taken}
     for name, optimizer in _optimizers(model).items():
         state[f"{name}.safetensors"], state[f"{name}.json"] = optimizer_state.split(optimizer.state_dict())
     learning.save(
@@ -258,16 +288,12 @@ def _optimizers(model: SAC) -> dict[str, torch.optim.Optimizer]:
 
 def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
     actor, sizes, bundle = cast(Any, model.policy.actor), learning.bundle.feature_sizes, learning.bundle
-    steering = Steering(
-        SteeringConfig(
-            sizes.features,
-            sizes.plain,
-            bundle.sizes.chunk,
-            bundle.model.controller.cfg.action_dim,
-            HOLD,
-            settings.hidden,
-        )
-    )
+    cfg = SteeringConfig(
+        features=sizes.features, plain=sizes.plain, chunk=bundle.sizes.chunk,
+        action_dim=bundle.model.controller.cfg.action_dim, hold=settings.hold, hidden=settings.hidden,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # when to save is the clock's business, what is explored is not
+        steering = Steering(cfg)
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())
     steering.mu.load_state_dict(actor.mu.state_dict())
     steering.standardise.load_state_dict(actor.features_extractor.standardise.state_dict())

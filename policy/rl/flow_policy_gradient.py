@@ -104,11 +104,11 @@ def flow_policy_gradient(
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
+            moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             for rollout in rollouts:
                 seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
                 experience.add(rollout.steps, rollout.success, {"seen": seen})
                 learning.episode(rollout.success, rollout.steps, experience.steps)
-            moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             if settings.critic == "value":
                 rounds = experience.last(settings.rounds * settings.episodes)
                 moved |= fit_critic(learner.critic, rounds, settings.episodes, settings.discount, settings.value_steps)

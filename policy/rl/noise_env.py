@@ -4,9 +4,10 @@
     action       float32 (A,) in [-1, 1], the noise of the next chunk (policy/steering.py)
     reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
-A step is `HOLD` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
+A step is `hold` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
 the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
-`first_seed`.
+`first_seed`; each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it is
+learned by heart, and the noise explains nothing that is left.
 
 A whole attempt gets one noise: feedback takes back most of what the noise of a single look moved, and what one choice
 of thirty did for success drowns in the others. Over 6,500 choices that held for three looks, no critic predicted
@@ -26,22 +27,33 @@ from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.rl.exploration import HOLD
 from policy.rl.progress import TRAINING_SEEDS
+from policy.rl.rollouts import finite
 from policy.rollout import environment, noise_seed
 from policy.steering import spread
 
 
 class NoiseEnv(gymnasium.Env):
-    def __init__(self, spec: AgentSpec, tasks: tuple[str, ...], first_seed: int = TRAINING_SEEDS, stride: int = 1):
+    def __init__(
+        self,
+        spec: AgentSpec,
+        tasks: tuple[str, ...],
+        first_seed: int = TRAINING_SEEDS,
+        stride: int = 1,
+        hold: int = HOLD,
+        repeats: int = 1,
+    ):
         """spec: of a checkpoint without steering; stride: how many environments share the seeds."""
         torch.set_num_threads(1)
         agent = load_agent(spec, tasks)
         assert isinstance(agent, TandemAgent)
         self.tasks, self.agent = tasks, agent
-        self.next_seed, self.stride = first_seed, stride
+        self.seed, self.stride, self.hold, self.repeats = first_seed, stride, hold, repeats
+        self.left = repeats  # times that this layout is to be met
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
         self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
         features, _ = self.reset()
+        self.left = repeats
         self.observation_space = spaces.Box(-np.inf, np.inf, features.shape, np.float32)
 
     def reset(
@@ -49,13 +61,15 @@ class NoiseEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The next layout. `seed` seeds gymnasium's random numbers, which nothing here uses."""
         super().reset(seed=seed)
-        task = self.tasks[self.next_seed // self.stride % len(self.tasks)]
-        self.env = environment(task, self.agent.image_size)
+        if self.left == 0:
+            self.seed, self.left = self.seed + self.stride, self.repeats
+        self.left -= 1
+        self.task = self.tasks[self.seed // self.stride % len(self.tasks)]
+        self.env = environment(self.task, self.agent.image_size)
         self.env.unwrapped.looking = True
-        self.obs, _ = self.env.reset(seed=self.next_seed)
+        self.obs, _ = self.env.reset(seed=self.seed)
         self.agent.bind(self.env)
-        self.agent.reset(self.obs["task"], noise_seed(task, self.next_seed))
-        self.task, self.next_seed = task, self.next_seed + self.stride
+        self.agent.reset(self.obs["task"], noise_seed(self.task, self.seed))
         self.kept: dict[str, list[np.ndarray]] = {"features": [], "noise": []}
         return self._look(), {}
 
@@ -65,7 +79,10 @@ class NoiseEnv(gymnasium.Env):
             raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
-        success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
+        try:
+            success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
+        except PolicyError as error:  # an exception would end the worker, and say nothing to the learner
+            return self.features, -1.0, False, True, {"error": str(error)}
         info: dict[str, Any] = {"is_success": success}
         if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
             return self.features, -1.0, False, True, info
@@ -83,8 +100,8 @@ class NoiseEnv(gymnasium.Env):
         return self.features
 
     def _act(self, noise: Tensor) -> tuple[bool, bool]:
-        """`HOLD` looks with that noise -> success, truncated."""
-        for left in reversed(range(HOLD)):
+        """`hold` looks with that noise -> success, truncated."""
+        for left in reversed(range(self.hold)):
             self.agent.decide(self.situation, noise)
             success, truncated = self._run()
             if success or truncated:
@@ -96,7 +113,7 @@ class NoiseEnv(gymnasium.Env):
     def _run(self) -> tuple[bool, bool]:
         """Control steps until the agent looks again, or the episode ends -> success, truncated."""
         while True:
-            action = self.agent.act(self.obs)
+            action = finite(self.agent, self.obs, self.task, self.seed)
             self.env.unwrapped.looking = self.agent.looks
             self.obs, _, success, truncated, info = self.env.step(action)
             self.broken = bool(info["sim_error"])

@@ -131,7 +131,7 @@ def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Ex
 def unmet(met: set[int], many: int) -> list[int]:
     """The next numbers of layouts. Workers end out of order, so that a kill leaves gaps, which come first; what is
     older than all that is kept was forgotten."""
-    return list(islice((i for i in count(min(met, default=0)) if i not in met), many))
+    return list(islice((i for i in count(min(met, default=0)) if i not in met), max(0, many)))
 
 
 def _takeover(settings: Recap, seed: int, number: int) -> float:

@@ -7,6 +7,7 @@ mended, which is what corrections by people are on real robots. Looks go on as b
 the expert has time to finish, without being pushed aside.
 """
 
+import zlib
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import envs
 from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
+from policy.errors import PolicyError
 from policy.pool import Crash
 from policy.rl.exploration import HOLD, Explorer, noisy_chain
 from policy.rollout import environment, noise_seed
@@ -86,7 +88,7 @@ def roll_out(job: Job) -> Trajectory | Crash:
                 situation = agent.look(obs)
                 kept.look(situation, agent.step)
                 _decide(agent, situation, job, expert is not None, kept)
-            action = agent.act(obs)
+            action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
                 action, _, _ = expert.act()
             kept.step(action, expert is not None)
@@ -101,6 +103,17 @@ def roll_out(job: Job) -> Trajectory | Crash:
     return Trajectory(
         job.task, job.seed, job.draw, job.takeover, instruction, success, agent.step, kept.arrays()
     )  # fmt: skip
+
+
+def finite(agent: TandemAgent, obs: dict[str, Any], task: str, seed: int) -> np.ndarray:
+    """The agent's next action, (A,). PolicyError where the policy gave none: it is not to be learned from."""
+    action = agent.act(obs)
+    if agent.events["held"]:
+        raise PolicyError(
+            f"{task} at seed {seed}: the policy's action at step {agent.step} is not finite; the episode was not "
+            "stored; go on from a good checkpoint"
+        )
+    return action
 
 
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
@@ -122,8 +135,9 @@ def _explorer(spec: AgentSpec) -> Explorer:
 
 
 def _held(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of a look; all of its attempt have them."""
-    return torch.Generator().manual_seed(noise_seed(job.task, job.seed, job.draw) + (looks - 1) // HOLD)
+    """The random numbers of a look; all of its attempt have them, and x_0 has others (`TandemAgent.noise`)."""
+    attempt = (looks - 1) // HOLD
+    return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{attempt}".encode()))
 
 
 def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator) -> np.ndarray:

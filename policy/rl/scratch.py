@@ -36,9 +36,9 @@ def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
     """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
     torch.set_num_threads(1)
     envs = SubprocVecEnv([partial(undisturbed, _make, task) for _ in range(workers)], start_method="spawn")
-    envs.seed(training_seed(seed))
     try:
         model = SAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)
+        envs.seed(training_seed(seed))  # SAC gave them its own
         model.learn(2**62, callback=_Count(practice, workers))
         model.save(practice.folder / "sac.zip")
     finally:
