@@ -6,7 +6,7 @@ import torch
 
 from policy.agent import Runtime
 from policy.bundle import Bundle
-from scripts.benches.noise import Args, best, measure, shares
+from scripts.benches.noise import Args, best, constant, measure, shares
 from scripts.benches.nudge import Job, Nudged, succeeds
 from scripts.errors import UserError
 
@@ -27,6 +27,12 @@ def test_shares_are_those_that_outcomes_have(variances):
 def test_the_best_draw_is_better_only_where_draws_matter():
     assert best(outcomes(0.5, 0.0, 0.5)) == pytest.approx(outcomes(0.5, 0.0, 0.5).mean(), abs=0.05)
     assert best(outcomes(0.0, 1.0, 0.0)) == pytest.approx(1.42, abs=0.05)  # largest of eight normal numbers
+
+
+def test_one_draw_for_all_layouts_is_better_only_where_it_suits_them_all():
+    theirs = outcomes(0.0, 1.0, 0.0)  # every layout has draws of its own that suit it
+    assert constant(theirs) == pytest.approx(theirs.mean(), abs=0.1)
+    assert constant(theirs + np.arange(8)[:, None]) == pytest.approx(7.0, abs=0.2)
 
 
 def test_the_first_looks_get_what_they_are_given_and_then_repeats_differ(trained):

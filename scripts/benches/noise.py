@@ -1,8 +1,9 @@
 """How much of success the noise of the flow decides: that of one look, and that of a whole attempt.
 
-Every layout is acted with several draws of the noise that `tandem rl --method dsrl` chooses, for its first look or its
+Every layout is acted with the same draws of the noise that `tandem rl --method dsrl` chooses, for its first look or its
 first attempt, and every draw is continued several times with other noise, flat. What is left of the variance is decided
-later on.
+later on. `success_best` knows the layout, `success_constant` is one draw for all of them; what a learner can
+reach lies between them, as far as what is seen of a layout tells which draw suits it.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,15 @@ def row(look: np.ndarray, attempt: np.ndarray) -> dict[str, float]:
         "share_look": of_look[1],
         "share_attempt": of_attempt[1],
         "success_best": best(attempt),
+        "success_constant": constant(attempt),
     }
+
+
+def constant(outcomes: np.ndarray) -> float:
+    """Success with the draw that was best on half of the layouts, on the other half, (L, K, R)."""
+    found = outcomes.mean(2)  # (L, K)
+    halves = (found[::2], found[1::2])
+    return float(np.mean([tried[:, chosen.mean(0).argmax()].mean() for chosen, tried in (halves, halves[::-1])]))
 
 
 def shares(outcomes: np.ndarray) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def _agent(checkpoint: Path) -> Nudged:
 def succeeds(job: Job) -> bool:
     torch.set_num_threads(1)
     agent = _agent(job.checkpoint)
-    controller, rng = agent.model.controller.cfg, np.random.default_rng([job.layout, job.draw])
+    controller, rng = agent.model.controller.cfg, np.random.default_rng(job.draw)  # the same draws on every layout
     chosen = torch.from_numpy(rng.uniform(-1, 1, (1, controller.action_dim)).astype(np.float32))
     agent.given, agent.hold, agent.repeat = spread(chosen, controller.chunk), job.hold, job.repeat
     episode = Episode(job.task, FIRST_SEED + job.layout, "flat")
