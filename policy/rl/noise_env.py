@@ -6,8 +6,8 @@
 
 A step is `hold` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
 the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
-`first_seed`; each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it is
-learned by heart, and the noise explains nothing that is left.
+`first_seed`; each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it can
+be learned by heart, which leaves nothing for the noise to explain.
 
 A whole attempt gets one noise: feedback takes back most of what the noise of a single look moved, and what one choice
 of thirty did for success drowns in the others. Over 6,500 choices that held for three looks, no critic predicted
