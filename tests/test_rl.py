@@ -16,8 +16,7 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.rl.experience import Experience
-from policy.rl.exploration import HOLD
-from policy.rl.noise_env import NoiseEnv
+from policy.rl.noise_env import HOLD, NoiseEnv
 from policy.rl.progress import CLOCK
 from policy.rl.rollouts import Job, roll_out
 from policy.rollout import noise_seed
@@ -545,21 +544,24 @@ def test_noise_on_the_way_leaves_the_flow_where_it_was():
     torch.testing.assert_close(chain[K].std(), torch.tensor(LAST), atol=0.01, rtol=0)
 
 
-def test_advantages_of_policy_gradients():
+def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_missed():
     from types import SimpleNamespace
 
-    from policy.rl.attempts import estimate, group_advantages, looks_after
+    from policy.rl.advantages import estimate, group_advantages, progress, returns, rewards
 
-    many = HOLD + 2  # looks of a success, in two attempts; a failure has one
-    success = [True] * many + [False] * 2
-    samples = own_samples(range(many + 2), [40] * (many + 2), success, [0] * many + [1] * 2, [False] * (many + 2))
-    assert looks_after(samples).tolist() == [*range(many - 1, -1, -1), 1, 0]
-    value = torch.linspace(0.1, 0.9, many + 2)
-    for trace, first in ((1.0, 0.9 ** (many - 1)), (0.0, 0.9**HOLD * value[HOLD])):
-        attempts = torch.tensor([first - value[0], 0.9 - value[HOLD], 0.0 - value[many]])
-        expected = attempts.repeat_interleave(torch.tensor([HOLD, 2, 2]))
-        gain = estimate(samples, value, discount=0.9, trace=trace)
-        torch.testing.assert_close(gain, (expected - expected.mean()) / (expected.std() + 1e-6))
+    arrays = {"reward": np.linspace(0.1, 0.9, 9, dtype=np.float32), "look": np.array([0, 4, 8])}
+    for success in (False, True):
+        episode = SimpleNamespace(arrays=arrays, success=success)
+        np.testing.assert_allclose(progress(episode), [0.1, 0.4, 0.8, 0.9], rtol=1e-6)
+        np.testing.assert_allclose(rewards(episode), [0.3, 0.4, 0.1 + success], rtol=1e-6)
+    reward, number = torch.tensor([0.3, 0.4, 1.1, 0.5, 0.2]), torch.tensor([0, 0, 0, 1, 1])
+    came = returns(reward, number, discount=0.9)
+    torch.testing.assert_close(came, torch.tensor([0.3 + 0.36 + 0.81 * 1.1, 0.4 + 0.99, 1.1, 0.68, 0.2]))
+    value = torch.tensor([0.5, 1.0, 0.7, 0.1, 0.4])
+    torch.testing.assert_close(estimate(reward, value, number, 0.9, trace=1.0), came - value)
+    one_step = reward + 0.9 * torch.tensor([1.0, 0.7, 0.0, 0.4, 0.0]) - value
+    torch.testing.assert_close(estimate(reward, value, number, 0.9, trace=0.0), one_step)
+    assert estimate(reward, came, number, 0.9, trace=0.5).abs().max() < 1e-6  # who foresees all is never surprised
     ended = [SimpleNamespace(seed=s, success=w) for s, w in ((1, True), (1, False), (1, False), (2, True), (2, True))]
     gains = group_advantages(ended)
     assert gains[0] > 0 > gains[1] == gains[2] and gains[3] == gains[4] == 0 and abs(float(gains[:3].sum())) < 1e-6
@@ -601,11 +603,10 @@ def likelier(run, method, success):
     sizes = bundle.feature_sizes
     explorer, critic = module.Explorer.of(bundle), module.Critic(sizes.features, sizes.plain).eval()
     optimizer = torch.optim.Adam(bundle.model.controller.requires_grad_(True).parameters(), 1e-3)
+    critic.known.fill_(True)
     learner, kept = module.Learner(bundle, explorer, critic, optimizer), {}
 
-    settings = module.FlowPolicyGradient(
-        critic="group" if method == "grpo" else "value", part=1.0, epochs=5, kl=1e9, clip=10.0
-    )
+    settings = module.FlowPolicyGradient(critic="group" if method == "grpo" else "value", epochs=5, kl=1e9, clip=10.0)
     with pytest.MonkeyPatch.context() as patch:
         original = module.Round
         patch.setattr(module, "Round", lambda *parts: kept.setdefault("round", original(*parts)))
@@ -617,13 +618,28 @@ def likelier(run, method, success):
     return [float((new - now.old)[mine == episode].mean()) for episode in range(2)]
 
 
-def test_an_attempt_has_one_noise():
-    from policy.rl.rollouts import _held
+def test_every_look_explores_with_other_numbers():
+    from policy.rl.rollouts import _noise
 
     job = Job(AgentSpec("checkpoint", ""), "reach", 0)
-    seeds = [_held(job, looks).initial_seed() for looks in range(1, 2 * HOLD + 1)]
-    assert len(set(seeds[:HOLD])) == len(set(seeds[HOLD:])) == 1 and seeds[0] != seeds[HOLD]
-    assert seeds[0] != noise_seed(job.task, job.seed, job.draw)  # what the agent draws x_0 from: both would be one
+    seeds = {_noise(job, looks).initial_seed() for looks in range(1, 20)}
+    assert len(seeds) == 19 and noise_seed(job.task, job.seed, job.draw) not in seeds  # x_0's, or both would be one
+
+
+def test_a_reward_that_is_not_finite_stops_learning_with_one_line(trained, tmp_path, monkeypatch):
+    import tyro
+
+    from envs.tabletop import TabletopEnv
+    from policy.pool import Pool
+    from scripts import rl
+
+    original = TabletopEnv.step
+    monkeypatch.setattr(TabletopEnv, "step", lambda env, action: (r := original(env, action))[:1] + (np.nan,) + r[2:])
+    monkeypatch.setattr(Pool, "run", lambda pool, jobs: ((i, pool.work(job)) for i, job in enumerate(jobs)))
+    flags = ["--checkpoint", str(trained), "--method", "ppo", "--tasks", "reach", "--output", str(tmp_path / "run")]
+    with pytest.raises(PolicyError, match="the reward of step 1 is not finite"):
+        rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1"]))
+    assert len(Experience.open(tmp_path / "run" / "experience")) == 0
 
 
 def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):

@@ -1,4 +1,8 @@
-"""The value function of PPO: discounted success to come, of what is seen and of how much time has passed."""
+"""The value function of PPO: discounted rewards to come (advantages.py).
+
+It sees what the policy sees, and what only a simulator knows: how far the task has come, and how much time has passed.
+It is not there at test (asymmetric actor-critic, arXiv 1710.06542).
+"""
 
 from collections.abc import Iterable
 
@@ -6,18 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policy.rl.advantages import progress, returns
 from policy.rl.experience import Episode
+from policy.rl.rollouts import Trajectory, horizon
 from policy.standardise import Standardise
+
+TOLD = 2  # numbers beside the features
 
 
 class Critic(nn.Module):
-    """The share of time that has passed and what is seen, (B, 1 + F) -> value (B,)."""
+    """(B, TOLD + F) -> value (B,)."""
 
     known: Tensor  # has a round been seen
 
     def __init__(self, features: int, plain: int):
         super().__init__()
-        self.standardise = Standardise(1 + features, 1 + plain)  # by the first round
+        self.standardise = Standardise(TOLD + features, TOLD + plain)  # by the first round
         first, second, last = nn.Linear(self.standardise.size, 256), nn.Linear(256, 256), nn.Linear(256, 1)
         self.net = nn.Sequential(first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
         self.register_buffer("known", torch.tensor(False))
@@ -26,29 +34,31 @@ class Critic(nn.Module):
         return self.net(self.standardise(features))[:, 0]
 
 
-def timed(features: np.ndarray, look: np.ndarray, limit: int) -> np.ndarray:
-    """features (L, F) and the control steps of the looks (L,) -> what the critic sees, float16 (L, 1 + F)."""
-    return np.concatenate([(look / limit)[:, None], features], axis=1).astype(np.float16)
+def seen(trajectory: Trajectory) -> np.ndarray:
+    """What the critic sees of every look, float16 (L, TOLD + F)."""
+    arrays, limit = trajectory.arrays, horizon(trajectory.task)
+    told = np.stack([arrays["look"] / limit, progress(trajectory)[:-1]], axis=1)
+    return np.concatenate([told, arrays["features"]], axis=1).astype(np.float16)
 
 
 def fit_critic(critic: Critic, rounds: Iterable[Episode], now: int, discount: float, updates: int) -> dict[str, float]:
-    """Regression on what came of the last rounds, at most three times through their looks; its error on the newest
-    `now` episodes before it has learned from them."""
+    """Regression on what came of the last rounds, episodes with "seen" and "rewards", at most three times through their
+    looks; its error on the newest `now` episodes before it has learned from them."""
     parts = []
     for episode in rounds:
-        ahead = torch.arange(len(episode["seen"]), 0, -1) - 1.0
-        parts.append((torch.from_numpy(episode["seen"]).float(), float(episode["success"]) * discount**ahead))
-    seen, returns = (torch.cat(part) for part in zip(*parts, strict=True))
+        looks, reward = (torch.from_numpy(episode[name]).float() for name in ("seen", "rewards"))
+        parts.append((looks, returns(reward, torch.zeros(len(reward)), discount)))
+    looks, came = (torch.cat(part) for part in zip(*parts, strict=True))
     new = sum(len(part) for part, _ in parts[-now:])
     with torch.no_grad():
-        error = float((critic(seen[-new:]) - returns[-new:]).square().mean())
+        error = float((critic(looks[-new:]) - came[-new:]).square().mean())
     optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
     critic.train()
-    for _ in range(min(updates, 1 + 3 * len(seen) // 256)):
-        rows = torch.randint(len(seen), (256,))
-        loss = (critic(seen[rows]) - returns[rows]).square().mean()
+    for _ in range(min(updates, 1 + 3 * len(looks) // 256)):
+        rows = torch.randint(len(looks), (256,))
+        loss = (critic(looks[rows]) - came[rows]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     critic.eval()
-    return {"value_error": error, "value_chance": float(returns[-new:].var())}
+    return {"value_error": error, "value_chance": float(came[-new:].var())}

@@ -43,8 +43,7 @@ from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.errors import PolicyError
 from policy.rl.experience import Episode, Experience
-from policy.rl.exploration import HOLD
-from policy.rl.noise_env import NoiseEnv
+from policy.rl.noise_env import HOLD, NoiseEnv
 from policy.rl.progress import Learning, training_seed, undisturbed
 from policy.standardise import Standardise
 from policy.steering import COMPONENTS, Steering, SteeringConfig

@@ -1,8 +1,9 @@
-"""Flow policy gradient: PPO on the chain of a noisy flow (ReinFlow, pi_RL), from sparse success.
+"""Flow policy gradient: PPO on the chain of a noisy flow (ReinFlow, pi_RL).
 
-    repeat: episodes with noise in the flow  ->  advantages of attempts  ->  a few epochs of clipped policy gradient
-    critic="value"  A by generalised advantage estimation with a value function (PPO, arXiv 1707.06347)
-    critic="group"  A = how much better than other episodes of that layout (GRPO, arXiv 2402.03300), no value function
+    repeat: episodes with noise in the flow  ->  advantages of looks  ->  a few epochs of clipped policy gradient
+    critic="value"  A by generalised advantage estimation with a value function (PPO, arXiv 1707.06347), of the task's
+                    dense reward and success
+    critic="group"  A = how much better than other episodes of that layout (GRPO, arXiv 2402.03300), of success alone
 
 On-policy and therefore hungry; the one of the three methods that can leave what demonstrations made likely.
 
@@ -10,12 +11,11 @@ Notable choices
 - Encoder, grounding and planner stay as they are; latents are stored, and an update costs what the controller costs.
 - Every Euler step of a look is an action of its own with its own ratio, as in DPPO (arXiv 2409.00588): the ratio of
   whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
-- Few, large updates a round, which stop when the policy has moved far enough (`kl`): success says little about a look.
-  Adam moves as far for noise as for a signal, so the learning rate follows the divergence.
-- An attempt, the looks that have one noise, is what has an advantage (attempts.py).
-- A random part of the looks is learned from: on two cores an update costs as much as the episodes behind it, and the
-  looks of an attempt say the same. Those of the largest advantages would be failures alone where most succeed.
-- The value function knows how much time is left, learns from several rounds, and judges before it has seen a round.
+- Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
+  for a signal, so the learning rate follows the divergence.
+- The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
+  a function did not foresee is what the noise did. It learns from several rounds, and judges a round before it has
+  seen it; the first one teaches it alone.
 """
 
 from dataclasses import dataclass, replace
@@ -31,8 +31,8 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
-from policy.rl.attempts import estimate, group_advantages, looks_after
-from policy.rl.critic import Critic, fit_critic, timed
+from policy.rl.advantages import estimate, group_advantages, rewards
+from policy.rl.critic import Critic, fit_critic, seen
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, log_likelihood
 from policy.rl.progress import Learning, training_seed
@@ -47,15 +47,14 @@ class FlowPolicyGradient:
     critic: Literal["value", "group"] = "value"
     episodes: int = 96  # per round
     group: int = 8  # of them share a layout, where critic="group"
-    part: float = 0.5  # of a round's looks that is learned from
     epochs: int = 2
-    batch: int = 400  # looks a step
+    batch: int = 512  # looks a step
     learning_rate: float = 3e-5  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # divergence of an Euler step, before an update, at which a round's updates stop
     discount: float = 0.99  # per look
-    trace: float = 0.9  # lambda of generalised advantage estimation, per attempt
+    trace: float = 0.9  # lambda of generalised advantage estimation
     value_steps: int = 200  # updates of the value function per round, at most three times through its looks
     rounds: int = 8  # that it learns from
 
@@ -106,8 +105,8 @@ def flow_policy_gradient(
                 return
             moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
             for rollout in rollouts:
-                seen = timed(rollout.arrays["features"], rollout.arrays["look"], horizon(rollout.task))
-                experience.add(rollout.steps, rollout.success, {"seen": seen})
+                kept = {"seen": seen(rollout), "rewards": rewards(rollout)}
+                experience.add(rollout.steps, rollout.success, kept)
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             if settings.critic == "value":
                 rounds = experience.last(settings.rounds * settings.episodes)
@@ -184,8 +183,8 @@ def update(
     executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
     features = features.float()
     gain = _gain(learner, rollouts, samples, features, settings)
-    some = torch.nonzero((torch.rand(len(gain)) < settings.part) & (gain != 0))[:, 0]
-    if not len(some):  # all groups ended alike
+    some = torch.nonzero(gain)[:, 0]
+    if not len(some):  # the first round, or all groups ended alike
         return {"divergence": 0.0, "updates": 0}
     K = chain.shape[1] - 1
     now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples), K))
@@ -206,19 +205,20 @@ def update(
 def _gain(
     learner: Learner, rollouts: list[Trajectory], samples: Samples, features: Tensor, settings: FlowPolicyGradient
 ) -> Tensor:
-    """Advantages of the looks, (F,)."""
-    critic, seen = learner.critic, torch.cat([(samples.step / samples.horizon).unsqueeze(-1), features], dim=-1)
+    """Advantages of the looks, (F,); zeros in the first round, before anything is known of values."""
+    critic, looks = learner.critic, torch.from_numpy(np.concatenate([seen(r) for r in rollouts])).float()
     first = not critic.known
     if first:
         learner.explorer.standardise.fit(features)
-        critic.standardise.fit(seen)
+        critic.standardise.fit(looks)
         critic.known.fill_(True)
     if settings.critic == "group":
         return group_advantages(rollouts)[samples.episode]
-    if not first:
-        return estimate(samples, critic(seen), settings.discount, settings.trace)
-    returns = samples.success * settings.discount ** looks_after(samples)
-    return estimate(samples, returns.mean().expand(len(samples)), settings.discount, settings.trace)
+    if first:
+        return torch.zeros(len(looks))
+    reward = torch.from_numpy(np.concatenate([rewards(r) for r in rollouts]))
+    gain = estimate(reward, critic(looks), samples.episode, settings.discount, settings.trace)
+    return (gain - gain.mean()) / (gain.std() + 1e-6)
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:

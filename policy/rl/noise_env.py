@@ -25,11 +25,12 @@ from torch import Tensor
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
-from policy.rl.exploration import HOLD
 from policy.rl.progress import TRAINING_SEEDS
 from policy.rl.rollouts import finite
 from policy.rollout import environment, noise_seed
 from policy.steering import spread
+
+HOLD = 10  # looks that one noise lasts: a whole attempt
 
 
 class NoiseEnv(gymnasium.Env):

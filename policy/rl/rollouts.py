@@ -22,7 +22,7 @@ from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.pool import Crash
-from policy.rl.exploration import HOLD, Explorer, noisy_chain
+from policy.rl.exploration import Explorer, noisy_chain
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
 
@@ -51,7 +51,8 @@ class Trajectory:
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
     # features float16 (L, F), look int32 (L,) the control step of each, action float32 (T, A) in the environment's
-    # units, expert bool (T,): who acts; where noise explored: chain float32 (L, K + 1, H, A)
+    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: chain float32
+    # (L, K + 1, H, A)
 
 
 @lru_cache(maxsize=2)
@@ -91,9 +92,9 @@ def roll_out(job: Job) -> Trajectory | Crash:
             action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
                 action, _, _ = expert.act()
-            kept.step(action, expert is not None)
             inner.looking = agent.looks
-            obs, _, terminated, truncated, info = env.step(action)
+            obs, reward, terminated, truncated, info = env.step(action)
+            kept.step(action, _rewarded(reward, job, agent.step), expert is not None)
             ended = terminated or truncated
     finally:
         inner.horizon = horizon(job.task)
@@ -116,13 +117,22 @@ def finite(agent: TandemAgent, obs: dict[str, Any], task: str, seed: int) -> np.
     return action
 
 
+def _rewarded(reward: float, job: Job, step: int) -> np.float32:
+    if not np.isfinite(reward):
+        raise PolicyError(
+            f"{job.task} at seed {job.seed}: the reward of step {step} is not finite; the episode was not stored; mend "
+            "the task, then --resume"
+        )
+    return np.float32(reward)
+
+
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
     """idle: another one acts, and the agent only looks."""
     if idle:
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
     elif job.explore:
-        kept.chain(_explore(agent, _explorer(job.spec), situation, _held(job, kept.looks)))
+        kept.chain(_explore(agent, _explorer(job.spec), situation, _noise(job, kept.looks)))
     else:
         agent.decide(situation, agent.noise(situation))
 
@@ -134,10 +144,9 @@ def _explorer(spec: AgentSpec) -> Explorer:
     return explorer.requires_grad_(False)
 
 
-def _held(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of a look; all of its attempt have them, and x_0 has others (`TandemAgent.noise`)."""
-    attempt = (looks - 1) // HOLD
-    return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{attempt}".encode()))
+def _noise(job: Job, looks: int) -> torch.Generator:
+    """The random numbers of the Euler steps of a look; x_0 has others (`TandemAgent.noise`)."""
+    return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{looks}".encode()))
 
 
 def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator) -> np.ndarray:
@@ -165,8 +174,9 @@ class _Kept:
         self._add("features", situation.features()[0].numpy().astype(np.float16))
         self._add("look", np.int32(step))
 
-    def step(self, action: np.ndarray, expert: bool) -> None:
+    def step(self, action: np.ndarray, reward: np.float32, expert: bool) -> None:
         self._add("action", action.astype(np.float32))
+        self._add("reward", reward)
         self._add("expert", expert)
 
     def chain(self, chain: np.ndarray) -> None:

@@ -33,7 +33,7 @@ def measure(args: Args) -> dict[str, Any]:
     if args.repeats < 2 or args.repeats % 2 or min(args.layouts, args.draws) < 2:
         raise UserError("--repeats must be even, and --layouts and --draws at least 2: variances are measured")
     from policy.pool import Crash, Pool
-    from policy.rl.exploration import HOLD
+    from policy.rl.noise_env import HOLD
     from scripts.benches.nudge import Job, succeeds
 
     tasks, holds = envs.resolve(args.tasks), {"look": 1, "attempt": HOLD}
