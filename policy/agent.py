@@ -36,7 +36,7 @@ class Runtime:
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
-    noise: float = 1.0  # deviation of the noise that becomes a chunk, as in training; 0: a sight has one chunk
+    noise: float = 1.0  # deviation of the random numbers that become a chunk, as in training; 0: a sight has one chunk
     guidance: float | None = None  # after recap: above 1, away from what it would do untold; none: as it learned
     device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
@@ -130,14 +130,17 @@ class TandemAgent:
 
     def noise(self, situation: Situation) -> Tensor:
         """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
+        cfg = self.model.controller.cfg
         if (steering := self.bundle.steering) is not None:
             if self.looked % steering.cfg.hold == 0:
-                self.steered = steering(situation.features())
+                self.steered = steering(situation.features(), self._white(1, cfg.action_dim))
             self.looked += 1
             return self.steered
-        cfg = self.model.controller.cfg
         draws = self.runtime.candidates if self.runtime.plan == "rank" and self.goal is not None else 1
-        noise = torch.randn(1, draws, cfg.chunk, cfg.action_dim, generator=self.generator)  # the same on every device
+        return self._white(1, draws, cfg.chunk, cfg.action_dim)
+
+    def _white(self, *shape: int) -> Tensor:
+        noise = torch.randn(*shape, generator=self.generator)  # the same on every device
         return self.runtime.noise * noise.to(self.bundle.device)
 
     def _tick_is_due(self) -> bool:
@@ -205,8 +208,6 @@ def _refuse_contradictions(runtime: Runtime, steered: bool, told: bool) -> None:
         raise PolicyError("--runtime.guidance is for checkpoints of recap, which are told how to act; leave it out")
     if runtime.noise < 0:
         raise PolicyError(f"--runtime.noise is {runtime.noise}, a deviation; use 0 or more")
-    if steered and runtime.noise != 1:
-        raise PolicyError("a steered checkpoint chooses its noise itself; leave --runtime.noise out")
     if runtime.plan == "rank" and (steered or not runtime.noise):
         why = "a steered checkpoint" if steered else "without noise the policy"
         raise PolicyError(f"{why} chooses one chunk, there is nothing to rank; use --runtime.plan off")

@@ -14,7 +14,6 @@ Notable choices
   the largest for which being undecided is not worth a choice's -1.
 - Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, their
   layers are normalised, as in DSRL's code, and their weights decay. Layouts are met several times (noise_env.py).
-- Every episode of the warm-up keeps one noise: what a single choice of several does drowns in what the others do.
 - Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
 - Two updates a choice: more learn outcomes by heart, and leave simulation no time on two cores.
 """
@@ -206,16 +205,13 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
 
 
 def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, settings: DSRL, seed: int) -> None:
-    """Random noise, the same for a whole episode, until the experience holds `warm_up` choices."""
+    """Random noise until the experience holds `warm_up` choices."""
     rng, shape = np.random.default_rng([seed, len(experience)]), (envs.num_envs, *(envs.action_space.shape or ()))
-    actions, choices = rng.uniform(-1.0, 1.0, shape).astype(np.float32), _choices(experience)
-    if choices < settings.warm_up:
+    if (choices := _choices(experience)) < settings.warm_up:
         envs.reset()
     while choices < settings.warm_up and not learning.ended():
-        _, _, ended, infos = envs.step(actions)
+        _, _, _, infos = envs.step(rng.uniform(-1.0, 1.0, shape).astype(np.float32))
         choices += sum(len(episode["noise"]) for episode in _store(infos, learning, experience))
-        others = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
-        actions = np.where(ended[:, None], others, actions)
 
 
 def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> None:
@@ -295,5 +291,6 @@ def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
         steering = Steering(cfg)
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())
     steering.mu.load_state_dict(actor.mu.state_dict())
+    steering.log_std.load_state_dict(actor.log_std.state_dict())
     steering.standardise.load_state_dict(actor.features_extractor.standardise.state_dict())
     return steering
