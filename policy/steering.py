@@ -20,7 +20,6 @@ Notable choices
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from policy.standardise import Standardise
