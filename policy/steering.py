@@ -1,16 +1,15 @@
 """Steering: a small network that chooses the noise of the frozen flow, where imitation draws it at random.
 
-    w ~ tanh(N(mean, deviation)) (A,), of MLP(standardised features);    noise_h = BOUND * w, for all steps h of the chunk
-    chunk = F(z, g*, l, noise)
+    w ~ tanh(N(mean, deviation)) (A,), of MLP(standardised features)
+    chunk = F(z, g*, l, noise),    noise_h = BOUND * w for all steps h of the chunk
 
 Diffusion steering by reinforcement learning (DSRL, arXiv 2506.15799): every noise gives a chunk that demonstrations
 made likely, so that what is learned stays near imitation and is quickly found. `policy/rl/dsrl.py` trains it; the
 layout of the network is that of stable-baselines3's actor, whose weights it takes.
 
 Notable choices
-- One noise for all steps of a chunk, as DSRL has it. It is no likely draw, as random noise changes from step to step, and
-  that is what moves the hand: on Meta-World's reach, chunks of such random noise succeed more often (26 of 30 layouts,
-  and 18 of 30 with the noise of imitation), because a hand that is off does not stay where it is.
+- One noise for all steps of a chunk, as DSRL has it. It is no likely draw, as random noise changes from step to step,
+  and that is what moves the hand.
 - What is chosen holds for a whole attempt: the noise of one look moves the hand by millimetres, which the next look
   takes back, and an episode has few decisions to learn from.
 - It draws at test too, as it did when it learned what comes of it; `--runtime.noise 0` takes the mean.

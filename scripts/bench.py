@@ -34,7 +34,8 @@ def main(args: Any) -> int:
     metrics = module.measure(args)
     show(metrics)
     if args.publish:
-        topic, command = module.__name__.rpartition(".")[2], this_command()
+        topic = module.__name__.rpartition(".")[2]
+        command = module.commands(args) if hasattr(module, "commands") else this_command()
         shared = module.headline(metrics) if hasattr(module, "headline") else {}  # several topics share one table
         own = module.results(args, metrics) if hasattr(module, "results") else {f"bench_{topic}": metrics}
         for name, figures in own.items():

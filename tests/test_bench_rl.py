@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripts.benches.rl import Args, gain, interval, learning_curves, measure, results
+from scripts.benches.rl import Args, commands, measure, results
+from scripts.benches.rl_record import Record, read_record
+from scripts.benches.rl_rows import curves, gain, interval
 from scripts.errors import UserError
+from scripts.results import write_result
 
 
 def evaluated(folder, **successes):
@@ -47,16 +50,18 @@ def test_a_gain_counts_the_seeds_that_are_clearly_higher(tmp_path):
         learned(tmp_path, "b", push=[True] * 11 + [False] * 19),
         learned(tmp_path, "c", push=[False] * 30),
     ]
-    row = gain(before, "push", runs)
+    found = [read_record(run, before, ("push",), 10.0, "base", "", "dsrl", seed) for seed, run in enumerate(runs)]
+    assert [Record.from_dict(json.loads(json.dumps(record.as_dict()))) for record in found] == found
+    row = gain(found, "push")
     assert row["before"] == pytest.approx(1 / 3) and row["after"] == pytest.approx(41 / 90, abs=1e-4)
     assert row["gain"] == pytest.approx(row["after"] - row["before"]) and row["each"] == "100/37/0"
     assert row["low"] < -0.1 < row["gain"] < 0.4 < row["high"]  # seeds that differ so much say little of the next one
     assert (row["higher"], row["lower"], row["seeds"]) == (1, 1, 3)
     assert (row["length_before"], row["length_after"]) == (104.5, 54.5)  # of layouts that succeed before and after
     assert (row["env_steps"], row["minutes"], row["code"]) == (1000, 10.0, "0123456")
-    (runs[1] / "learned.json").write_text(json.dumps({"settings": {"discount": 0.5}}))
-    with pytest.raises(UserError, match="b learned with other settings than .*a; delete"):
-        gain(before, "push", runs)
+    found[1] = replace(found[1], settings={"discount": 0.5})
+    with pytest.raises(UserError, match="seed 1 of .* learned with other settings than seed 0; delete"):
+        gain(found, "push")
 
 
 def test_an_interval_is_over_layouts_and_seeds():
@@ -79,19 +84,43 @@ def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_pa
 
 
 def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
+    before, runs = evaluated(tmp_path / "before", push=[True]), []
     for seed, shares in enumerate(([0.0, 1.0], [0.5, 0.5])):
-        (tmp_path / f"pick_place_dsrl_{seed}").mkdir()
+        folder = learned(tmp_path, f"push_dsrl_{seed}", push=[True])
         rows = [
             {"stage": "rl", "step": 1000 * (i + 1), "success": share, "n": 50 * (i + 1)}
             for i, share in enumerate(shares)
         ]
-        lines = [json.dumps(row) for row in [*rows, {"stage": "recap", "step": 3}]]
-        (tmp_path / f"pick_place_dsrl_{seed}" / "log.jsonl").write_text("\n".join(lines))
-    args = Args(tasks=("pick_place",), methods=("dsrl",), seeds=2, output=tmp_path)
-    found = learning_curves(args)["pick_place"]["dsrl"]
+        (folder / "log.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, {"stage": "recap", "step": 3}]))
+        runs.append(read_record(folder, before, ("push",), 10.0, "base", "", "dsrl", seed))
+    found = curves(runs)["push"]["dsrl"]
     assert found["1000"]["success"] == 0.25 and found["2000"]["success"] == 0.75 and found["1500"]["success"] == 0.5
     assert all(row["low"] < row["success"] < row["high"] for row in found.values())
     assert found["100"]["n"] == 100 and found["2000"]["n"] == 200  # as many episodes as there were
+
+
+def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tmp_path, policy):
+    pages = tmp_path / "pages"
+
+    def publish(output, seeds, minutes=60.0, **after):
+        evaluated(output / "before", push=[True, False])
+        for seed in seeds:
+            learned(output, f"push_recap_{seed}", **after)
+        args = Args(policy, ("push",), ("recap",), len(seeds), seeds[0], minutes=(minutes,), output=output)
+        command = commands(args, pages)
+        for name, metrics in results(args, measure(args), pages).items():
+            write_result(name, command, metrics, pages)
+        return json.loads((pages / "rl.json").read_text())
+
+    write_result("rl", "tandem bench rl of old", {"stack": {"dsrl": {"after": 0.5}}}, pages)
+    first = publish(tmp_path / "a", [0], push=[True, False])
+    assert first["metrics"]["stack"] == {"dsrl": {"after": 0.5}} and "of old" in first["command"]
+    second = publish(tmp_path / "b", [1, 2], push=[True, True])["metrics"]["push"]["recap"]
+    assert (second["seeds"], second["each"]) == (3, "50/100/100")
+    again = publish(tmp_path / "c", [1], push=[False, False])["metrics"]["push"]["recap"]
+    assert again["each"] == "50/0/100"  # a seed that was learned again replaces itself
+    other = publish(tmp_path / "d", [3], minutes=30.0, push=[True, True])["metrics"]["push"]["recap"]
+    assert (other["seeds"], other["each"]) == (1, "100")
 
 
 def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):
@@ -110,7 +139,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     with pytest.raises(UserError, match="no episode of stack"):
         measure(replace(args, tasks=("stack",), methods=("recap",)))
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
-    published = results(args, metrics)
+    published = results(args, metrics, tmp_path / "pages")
     assert published["rl"] == metrics
     assert (published["rl_speed"]["length_before"], published["rl_speed"]["length_after"]) == (100, 50)
     assert published["rl_speed"]["change"] == -0.5

@@ -1,0 +1,103 @@
+"""One run of `tandem bench rl` in few numbers: what it began with, what it cost, and what came of every layout.
+
+docs/results/rl_runs.json holds those of all that was published, so that training seeds may be learned at different
+times and on different machines: what the pages show is made of records.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import UserError
+
+Outcomes = dict[int, tuple[bool, int]]  # seed of a layout -> success, control steps
+
+
+@dataclass(frozen=True)
+class Record:
+    group: str  # the task, or "together": one policy learned several
+    method: str
+    seed: int  # of training
+    base: str  # digest of the checkpoint it began with
+    minutes: float  # that it was given
+    command: str
+    code: str
+    settings: dict[str, Any]
+    env_steps: int
+    took: float  # minutes
+    curve: list[tuple[int, float, int]]  # environment steps, success of the last episodes, how many these were
+    before: dict[str, Outcomes]  # task -> outcomes
+    after: dict[str, Outcomes]
+
+    @property
+    def row(self) -> tuple[str, str]:
+        return self.group, self.method
+
+    def like(self, other: "Record") -> bool:
+        """May both be seeds of one row?"""
+        return (self.base, self.minutes, self.settings) == (other.base, other.minutes, other.settings)
+
+    def as_dict(self) -> dict[str, Any]:
+        packed = {name: {t: _packed(o) for t, o in getattr(self, name).items()} for name in ("before", "after")}
+        return asdict(self) | packed | {"curve": " ".join(":".join(map(str, point)) for point in self.curve)}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "Record":
+        found = {name: {t: _unpacked(o) for t, o in raw[name].items()} for name in ("before", "after")}
+        points = [point.split(":") for point in raw["curve"].split()]
+        return cls(**raw | found | {"curve": [(int(step), float(share), int(n)) for step, share, n in points]})
+
+
+def _packed(outcomes: Outcomes) -> str:
+    """ "1000000:+45 1000001:-120": a line of a file, not hundreds."""
+    return " ".join(f"{seed}:{'+' if won else '-'}{steps}" for seed, (won, steps) in outcomes.items())
+
+
+def _unpacked(text: str) -> Outcomes:
+    parts = [part.split(":") for part in text.split()]
+    return {int(seed): (steps[0] == "+", int(steps[1:])) for seed, steps in parts}
+
+
+def read_record(
+    folder: Path, before: Path, tasks: tuple[str, ...], minutes: float, base: str, command: str, method: str, seed: int
+) -> Record:
+    """Of a finished run in `folder` and the evaluation `before` it."""
+    cost, made = (json.loads((folder / name).read_text()) for name in ("learned.json", "made_with.json"))
+    return Record(
+        group=folder.name.removesuffix(f"_{method}_{seed}"), method=method, seed=seed, base=base, minutes=minutes,
+        command=command, code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
+        took=round(cost["minutes"], 2), curve=_curve(folder / "log.jsonl"),
+        before={task: outcomes(before, task) for task in tasks},
+        after={task: outcomes(folder / "eval", task) for task in tasks},
+    )  # fmt: skip
+
+
+def _curve(log: Path) -> list[tuple[int, float, int]]:
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"]
+
+
+def outcomes(folder: Path, task: str) -> Outcomes:
+    episodes = json.loads((folder / "results.json").read_text())["episodes"]
+    ran = [e for e in episodes if e["task"] == task and e["status"] in ("done", "sim_error")]
+    if not ran:
+        raise UserError(f"{folder} has no episode of {task}; choose another --output")
+    return {int(e["seed"]): (bool(e["success"]), int(e["steps"])) for e in ran}
+
+
+def merged(old: list[Record], new: list[Record]) -> list[Record]:
+    """Old records stay where they are other seeds of the same rows, or of rows that are not in `new`."""
+    newest = {record.row: record for record in new}
+    done = {(record.row, record.seed) for record in new}
+    stay = [r for r in old if (r.row, r.seed) not in done and (r.row not in newest or r.like(newest[r.row]))]
+    return sorted([*stay, *new], key=lambda record: (record.row, record.seed))
+
+
+def alike(records: list[Record]) -> None:
+    for record in records:
+        if not record.like(records[0]):
+            raise UserError(
+                f"seed {record.seed} of {' '.join(record.row)} learned with other settings than seed "
+                f"{records[0].seed}; delete one of these runs and run again"
+            )
