@@ -99,7 +99,7 @@ def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
     assert found["100"]["n"] == 100 and found["2000"]["n"] == 200  # as many episodes as there were
 
 
-def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tmp_path, policy):
+def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tmp_path, policy, monkeypatch):
     pages = tmp_path / "pages"
 
     def publish(output, seeds, minutes=60.0, **after):
@@ -107,20 +107,25 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
         for seed in seeds:
             learned(output, f"push_recap_{seed}", **after)
         args = Args(policy, ("push",), ("recap",), len(seeds), seeds[0], minutes=(minutes,), output=output)
+        monkeypatch.setattr("scripts.benches.rl.this_command", lambda: f"tandem bench rl {output.name}")
         command = commands(args, pages)
         for name, metrics in results(args, measure(args), pages).items():
             write_result(name, command, metrics, pages)
-        return json.loads((pages / "rl.json").read_text())
+        published = json.loads((pages / "rl.json").read_text())
+        return published["metrics"], published["command"].split("; ")
 
     write_result("rl", "tandem bench rl of old", {"stack": {"dsrl": {"after": 0.5}}}, pages)
-    first = publish(tmp_path / "a", [0], push=[True, False])
-    assert first["metrics"]["stack"] == {"dsrl": {"after": 0.5}} and "of old" in first["command"]
-    second = publish(tmp_path / "b", [1, 2], push=[True, True])["metrics"]["push"]["recap"]
-    assert (second["seeds"], second["each"]) == (3, "50/100/100")
-    again = publish(tmp_path / "c", [1], push=[False, False])["metrics"]["push"]["recap"]
-    assert again["each"] == "50/0/100"  # a seed that was learned again replaces itself
-    other = publish(tmp_path / "d", [3], minutes=30.0, push=[True, True])["metrics"]["push"]["recap"]
-    assert (other["seeds"], other["each"]) == (1, "100")
+    first, made_by = publish(tmp_path / "a", [0], push=[True, False])
+    assert first["stack"] == {"dsrl": {"after": 0.5}}
+    assert made_by == ["tandem bench rl a", "tandem bench rl of old"]
+    second, made_by = publish(tmp_path / "b", [1, 2], push=[True, True])
+    assert (second["push"]["recap"]["seeds"], second["push"]["recap"]["each"]) == (3, "50/100/100")
+    assert made_by == ["tandem bench rl a", "tandem bench rl b", "tandem bench rl of old"]
+    again, _ = publish(tmp_path / "c", [1], push=[False, False])
+    assert again["push"]["recap"]["each"] == "50/0/100"  # a seed that was learned again replaces itself
+    other, made_by = publish(tmp_path / "d", [3], minutes=30.0, push=[True, True])
+    assert (other["push"]["recap"]["seeds"], other["push"]["recap"]["each"]) == (1, "100")
+    assert made_by == ["tandem bench rl d", "tandem bench rl of old"]
 
 
 def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):

@@ -7,13 +7,12 @@ The default of `tandem rl`: cheap (small networks, nothing of the policy is trai
 would not make). It finds the best of what imitation can do; it cannot add what demonstrations never showed.
 
 Notable choices
-- Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
 - An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
   better than none. Left to the critic, that value takes tens of thousands of updates to appear.
 - The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again. It is
   the largest for which being undecided is not worth a choice's -1.
-- Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, their
-  layers are normalised, as in DSRL's code, and their weights decay. Layouts are met several times (noise_env.py).
+- Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, and
+  their weights decay. Layouts are met several times (noise_env.py).
 - Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
 - Two updates a choice: more learn outcomes by heart, and leave simulation no time on two cores.
 """
@@ -27,16 +26,10 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from stable_baselines3.sac.policies import SACPolicy
-from torch import Tensor, nn
 
 from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
@@ -44,8 +37,9 @@ from policy.errors import PolicyError
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import HOLD, NoiseEnv
 from policy.rl.progress import Learning, training_seed, undisturbed
+from policy.rl.sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
 from policy.standardise import Standardise
-from policy.steering import COMPONENTS, Steering, SteeringConfig
+from policy.steering import Steering, SteeringConfig
 
 NETWORKS, CHOICES = "sac", "choices.json"  # in a checkpoint's training state
 
@@ -59,93 +53,14 @@ class DSRL:
     gradient_steps: int = 2  # updates per choice
     learning_rate: float = 3e-4
     batch: int = 256
-    discount: float = 0.8  # per choice; episodes have one to four
+    discount: float = 0.8  # per choice; episodes have one to thirteen
     target_rate: float = 0.01  # of the critics' averages
     entropy: float = 0.2  # its weight; success is worth up to 1 / (1 - discount)
     critics: int = 5
     weight_decay: float = 0.01
     hidden: tuple[int, ...] = (256, 256)
-    warm_up: int = 1000  # choices of random noise: some 300 episodes
+    warm_up: int = 1000  # choices of random noise: some 100 to 300 episodes
     capacity: int = 100_000  # choices in memory
-
-
-class Standardised(BaseFeaturesExtractor):
-    """The actor's first layer. It is not told the time: at test nobody says when an episode will end."""
-
-    def __init__(self, observations: spaces.Box, plain: int):
-        standardise = Standardise(observations.shape[0] - 1, plain, COMPONENTS)
-        super().__init__(observations, standardise.size)
-        self.standardise = standardise
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.standardise(observations[..., :-1])
-
-
-class Timed(Standardised):
-    """The critics': what the same sight is worth falls from all to nothing while time runs out."""
-
-    def __init__(self, observations: spaces.Box, plain: int):
-        super().__init__(observations, plain)
-        self._features_dim += 1
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return torch.cat([super().forward(observations), 2 * observations[..., -1:] - 1], dim=-1)
-
-
-class NormalisedCritics(SACPolicy):
-    """SAC's networks, and every hidden layer of the critics is normalised."""
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
-        timed = Timed(cast(spaces.Box, self.observation_space), **self.features_extractor_kwargs)
-        critic = super().make_critic(timed)
-        for number, network in enumerate(critic.q_networks):
-            *hidden, last = network.children()
-            parts = [p for part in hidden for p in ((part, _norm(part)) if isinstance(part, nn.Linear) else (part,))]
-            critic.q_networks[number] = nn.Sequential(*parts, last)
-            critic.add_module(f"qf{number}", critic.q_networks[number])
-        return critic.to(self.device)
-
-
-def _norm(layer: nn.Linear) -> nn.LayerNorm:
-    return nn.LayerNorm(layer.out_features)
-
-
-class Finite(SAC):
-    """Stops where an update leaves numbers that are not finite, before they are saved or acted on."""
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        try:
-            super().train(gradient_steps, batch_size)
-            fine = all(bool(weight.isfinite().all()) for weight in self.policy.parameters())
-        except ValueError as error:  # of a distribution that was given such numbers
-            raise PolicyError(_NOT_FINITE) from error
-        if not fine:
-            raise PolicyError(_NOT_FINITE)
-
-
-_NOT_FINITE = "dsrl: an update left weights that are not finite; --resume goes on from the last checkpoint"
-
-
-class WholeEpisodes(ReplayBuffer):
-    """SAC's replay, filled by `take` alone."""
-
-    taken = 0  # choices
-
-    def __init__(self, size: int, observations: spaces.Space, actions: spaces.Space, **options: Any):
-        super().__init__(size, observations, actions, **options | {"n_envs": 1})
-
-    def add(self, *_: Any) -> None:
-        """Steps of an episode that is not whole yet."""
-
-    def take(self, episode: Episode, failure: float) -> None:
-        """failure: the reward of a last choice that did not lead to success."""
-        features, noise = episode["features"], episode["noise"]
-        last = len(noise) - 1
-        self.taken += len(noise)
-        for i, action in enumerate(noise):
-            reward = -1.0 if i < last else 0.0 if bool(episode["success"]) else failure
-            following = features[min(i + 1, last)]
-            super().add(features[i], following, action, np.array([reward]), np.array([i == last]), [{}])
 
 
 class _Keep(BaseCallback):
@@ -234,7 +149,7 @@ def _choices(experience: Experience) -> int:
 
 
 def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
-    model = Finite(
+    model = CheckedSAC(
         NormalisedCritics, envs, seed=seed + len(experience), device="cpu",
         learning_rate=settings.learning_rate, gamma=settings.discount, batch_size=settings.batch, learning_starts=0,
         train_freq=1, gradient_steps=settings.gradient_steps * envs.num_envs, ent_coef=settings.entropy,

@@ -12,8 +12,7 @@ Notable choices
   arXiv 2010.02502), so that x_k is distributed as it was in training: added on top, noise would be another policy.
 - Large at first, small at the end: early noise decides where a chunk goes, and its likelihood is what can be learned
   from; x_0, which has none, is forgotten. The last step keeps a little, or its likelihood would have no bounds.
-- Every look has noise of its own: kept for a whole attempt it would be another policy too, which succeeds half as often
-  (push, from 36% to 18%).
+- Every look has noise of its own: kept for a whole attempt it would be another policy too.
 - What runs counts: noise of steps that are not executed reaches the others through attention, and has no likelihood.
 """
 

@@ -98,13 +98,15 @@ def commands(args: Args, folder: Path | None = None) -> str:
         return this_command()
     kept = _kept(args, folder)
     known = {(task, record.method) for record in kept for task in record.after}
-    older = [(task, method) for task, row in _published("rl", folder).items() for method in row]
-    stay = {_command("rl", folder)} if set(older) - known else set()
+    shown = [(task, method) for task, row in _published("rl", folder).items() for method in row]
+    before_records = set(_command("rl", folder)) - {raw["command"] for raw in _published("rl_runs", folder).values()}
+    stay = before_records if set(shown) - known else set()
     return "; ".join(sorted({record.command for record in kept} | stay))
 
 
-def _command(name: str, folder: Path | None) -> str:
-    return str(json.loads(result_file(name, folder).read_text())["command"])
+def _command(name: str, folder: Path | None) -> list[str]:
+    file = result_file(name, folder)
+    return str(json.loads(file.read_text())["command"]).split("; ") if file.exists() else []
 
 
 def _kept(args: Args, folder: Path | None) -> list[Record]:
