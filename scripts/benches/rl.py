@@ -99,12 +99,12 @@ def commands(args: Args, folder: Path | None = None) -> str:
     kept = _kept(args, folder)
     known = {(task, record.method) for record in kept for task in record.after}
     shown = [(task, method) for task, row in _published("rl", folder).items() for method in row]
-    before_records = set(_command("rl", folder)) - {raw["command"] for raw in _published("rl_runs", folder).values()}
+    before_records = set(_written_by("rl", folder)) - {raw["command"] for raw in _published("rl_runs", folder).values()}
     stay = before_records if set(shown) - known else set()
     return "; ".join(sorted({record.command for record in kept} | stay))
 
 
-def _command(name: str, folder: Path | None) -> list[str]:
+def _written_by(name: str, folder: Path | None) -> list[str]:
     file = result_file(name, folder)
     return str(json.loads(file.read_text())["command"]).split("; ") if file.exists() else []
 
