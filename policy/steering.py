@@ -3,9 +3,9 @@
     w ~ tanh(N(mean, deviation)) (A,), of MLP(standardised features)
     chunk = F(z, g*, l, noise),    noise_h = BOUND * w for all steps h of the chunk
 
-Diffusion steering by reinforcement learning (DSRL, arXiv 2506.15799): noise of bounded size gives a chunk near those of
-the demonstrations, so that what is learned stays near imitation and is quickly found. `policy/rl/dsrl.py` trains it; the
-layout of the network is that of stable-baselines3's actor, whose weights it takes.
+Diffusion steering by reinforcement learning (DSRL, arXiv 2506.15799): noise of bounded size gives a chunk near those
+of the demonstrations, so that what is learned stays near imitation and is quickly found. `policy/rl/dsrl.py` trains it;
+the layout of the network is that of stable-baselines3's actor, whose weights it takes.
 
 Notable choices
 - One noise for all steps of a chunk, as DSRL has it. It is no likely draw, as random noise changes from step to step,
