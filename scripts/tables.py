@@ -54,6 +54,8 @@ def _tables(values: dict[str, Any], title: str = "measured") -> list[str]:
     """Numbers in one table; every group of numbers in its own, rows of one kind side by side."""
     groups = {key: value for key, value in values.items() if isinstance(value, dict) and not _is_summary(value)}
     numbers = {key: value for key, value in values.items() if key not in groups}
+    if not numbers and (rows := _twice_named(groups)):
+        return _grid(rows, f"{title} | ")
     flat = not any(isinstance(v, dict) and not _is_summary(v) for group in groups.values() for v in group.values())
     if not numbers and flat and len({tuple(group) for group in groups.values()}) == 1:
         return _grid(groups, title)
@@ -63,9 +65,18 @@ def _tables(values: dict[str, Any], title: str = "measured") -> list[str]:
     return lines
 
 
+def _twice_named(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of groups of rows of one kind, such as methods of tasks, under both names; none where that is not so."""
+    rows = {f"{key} | {name}": row for key, group in groups.items() for name, row in group.items()}
+    alike = all(isinstance(row, dict) and not _is_summary(row) for row in rows.values())
+    if not alike or len({tuple(row) for row in rows.values()}) != 1:
+        return {}
+    return {} if any(isinstance(v, dict) and not _is_summary(v) for v in [*rows.values()][0].values()) else rows
+
+
 def _grid(rows: dict[str, dict[str, Any]], title: str) -> list[str]:
     columns = [*next(iter(rows.values()))]
-    head = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    head = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1 + title.count("|")) + "|"]
     return head + [f"| {name} | " + " | ".join(_value(c, row[c]) for c in columns) + " |" for name, row in rows.items()]
 
 

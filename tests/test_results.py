@@ -31,6 +31,13 @@ def test_a_group_within_numbers_gets_its_own_table() -> None:
     assert "| growth | 1.5 |" in text and "| lengths | ms |" in text and "| 2 | 9 |" in text
 
 
+def test_rows_of_one_kind_in_groups_are_one_table_under_both_names() -> None:
+    text = rendered({"push": {"recap": {"after": 0.5}}, "reach": {"dsrl": {"after": 1.0}, "recap": {"after": 0.25}}})
+    assert text.count("|---") == 3 and "| push | recap | 50.0% |" in text and "| reach | recap | 25.0% |" in text
+    mixed = rendered({"push": {"recap": {"after": 0.5}}, "reach": {"dsrl": {"before": 1.0}}})
+    assert "| recap | 50.0% |" in mixed and "| dsrl | 100.0% |" in mixed
+
+
 def test_intervals_are_shown_with_their_mean() -> None:
     text = rendered({"loss": {"mean": 0.01234, "low": 0.5, "high": 1.5, "n": 3}})
     assert "| loss | 0.01234 [0.5, 1.5], n = 3 |" in text
