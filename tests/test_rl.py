@@ -498,8 +498,8 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     assert {name.split(".")[0] for name in changed} == {"controller"}
 
 
-def test_a_chain_is_as_likely_as_its_gaussians(trained):
-    from policy.rl.exploration import Explorer, log_likelihood, next_mean, noisy_chain
+def test_what_is_drawn_is_as_likely_as_its_gaussian(trained):
+    from policy.rl.exploration import NOISY, Explorer, drawn_mean, explore, log_likelihood
 
     bundle = Bundle.load(trained)
     controller = bundle.model.controller
@@ -513,37 +513,38 @@ def test_a_chain_is_as_likely_as_its_gaussians(trained):
     scale = explorer(torch.randn(1, bundle.feature_sizes.features)).detach()
     assert scale.std() > 0 and (scale / explorer.scale).max() <= 1.5
     start = torch.randn(1, 1, cfg.chunk, cfg.action_dim)
-    chain = noisy_chain(controller, context, scale, start, torch.Generator().manual_seed(0))
-    assert torch.equal(chain[0], start[0, 0])
-    executed = torch.arange(cfg.chunk) < 4
-    expected = torch.zeros(cfg.euler_steps)
-    for k in range(cfg.euler_steps):
-        t = torch.full((1, 1, 1), k / cfg.euler_steps)
-        mean = next_mean(controller, context, chain[None, None, k], t, cfg.euler_steps)[0, 0]
-        expected[k] = torch.distributions.Normal(mean, scale[0, k]).log_prob(chain[k + 1])[executed].sum()
-    for wanted in (torch.arange(cfg.euler_steps), torch.tensor([2]), torch.tensor([3, 0])):
-        found = log_likelihood(controller, context, scale, chain[None], executed[None], wanted[None])
-        torch.testing.assert_close(found[0], expected[wanted], atol=1e-3, rtol=1e-4)
+    chunk, drawn = explore(controller, context, scale, start, torch.Generator().manual_seed(0))
+    mean, executed = drawn_mean(controller, context, drawn[None, :1])[0, 0], torch.arange(cfg.chunk) < 4
+    expected = torch.distributions.Normal(mean, scale).log_prob(drawn[1])[executed].sum()
+    found = log_likelihood(controller, context, scale, drawn[None], executed[None])
+    torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=1e-4)
+    x = drawn[None, None, 1]
+    for k in range(NOISY + 1, cfg.euler_steps):
+        x = x - controller.velocity(context, x, torch.full((1, 1, 1), k / cfg.euler_steps)) / cfg.euler_steps
+    torch.testing.assert_close(chunk, x[0, 0])
+    before, _ = explore(controller, context, 0 * scale, start, torch.Generator().manual_seed(1))
+    assert not torch.equal(before, chunk)
 
 
 def test_noise_on_the_way_leaves_the_flow_where_it_was():
     from types import SimpleNamespace
 
-    from policy.rl.exploration import ETA, LAST, noisy_chain
+    from policy.rl.exploration import NOISY, explore
 
     K, goal = 4, 0.7
 
     def velocity(context, x, t):  # of the flow to one point: noise = (x - t goal) / (1 - t), v = noise - goal
         return (x - goal) / (1 - t.unsqueeze(-1))
 
-    controller = SimpleNamespace(velocity=velocity, cfg=SimpleNamespace(chunk=20_000, action_dim=1))
-    left = 1 - (torch.arange(K) + 1) / K
-    scale = (ETA * left).clamp(min=LAST).view(1, K, 1)
-    chain = noisy_chain(controller, None, scale, torch.randn(1, 1, 20_000, 1), torch.Generator().manual_seed(0))
-    for k in range(K):
-        torch.testing.assert_close(chain[k].std(), torch.tensor(1 - k / K), atol=0.01, rtol=0)
-        torch.testing.assert_close(chain[k].mean(), torch.tensor(goal * k / K), atol=0.02, rtol=0)
-    torch.testing.assert_close(chain[K].std(), torch.tensor(LAST), atol=0.01, rtol=0)
+    controller = SimpleNamespace(velocity=velocity, cfg=SimpleNamespace(euler_steps=K))
+    start, t = torch.randn(1, 1, 20_000, 1), (NOISY + 1) / K
+    generator = torch.Generator().manual_seed(0)
+    chunk, (before, after) = explore(controller, None, torch.full((1, 1), 1 - t), start, generator)
+    for x, passed in ((before, NOISY / K), (after, t)):
+        torch.testing.assert_close(x.std(), torch.tensor(1 - passed), atol=0.01, rtol=0)
+        torch.testing.assert_close(x.mean(), torch.tensor(goal * passed), atol=0.02, rtol=0)
+    assert abs(float((before * (after - goal * t)).mean())) < 0.01  # the noise is fresh
+    torch.testing.assert_close(chunk, torch.full_like(chunk, goal))
 
 
 def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_missed():
@@ -576,7 +577,7 @@ def test_policy_gradients_change_the_controller_alone_and_go_on(trained, tmp_pat
     import policy.rl.flow_policy_gradient as module
     from scripts import rl
 
-    quick = {"episodes": 2, "group": 2, "epochs": 1, "value_steps": 5, "learning_rate": 1e-2, "kl": 1e9}
+    quick = {"episodes": 2, "group": 2, "epochs": 1, "value_steps": 5, "warm_up": 1, "learning_rate": 1e-2, "kl": 1e9}
     original = module.FlowPolicyGradient
     monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, **quick))
     flags = ["--checkpoint", str(trained), "--method", method, "--tasks", "reach", "--output", str(tmp_path / "run")]
@@ -616,7 +617,7 @@ def likelier(run, method, success):
     now, mine = kept["round"], kept["round"].samples.episode
     rows = torch.arange(len(mine))
     with torch.no_grad():
-        new = module._likelihood(learner, now, rows, torch.arange(now.old.shape[1]).expand(len(mine), -1))
+        new = module._likelihood(learner, now, rows)
     return [float((new - now.old)[mine == episode].mean()) for episode in range(2)]
 
 
@@ -654,7 +655,7 @@ def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
         raise RuntimeError("killed")
 
     original = module.FlowPolicyGradient
-    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, episodes=1))
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, episodes=1, warm_up=0))
     monkeypatch.setattr(module, "update", killed)
     flags = ["--checkpoint", str(trained), "--method", "ppo", "--tasks", "reach", "--output", str(tmp_path / "run")]
     with pytest.raises(RuntimeError, match="killed"):

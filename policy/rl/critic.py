@@ -1,7 +1,7 @@
 """The value function of PPO: discounted rewards to come (advantages.py).
 
-It sees what the policy sees, and what only a simulator knows: how far the task has come, and how much time has passed.
-It is not there at test (asymmetric actor-critic, arXiv 1710.06542).
+It sees what the policy sees, and what only a simulator knows: how far the task has come, how much time has passed, and
+where things are. It is not there at test (asymmetric actor-critic, arXiv 1710.06542).
 """
 
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from policy.rl.advantages import progress, returns
 from policy.rl.experience import Episode
-from policy.rl.rollouts import Trajectory, horizon
+from policy.rl.rollouts import PLACES, Trajectory, horizon
 from policy.standardise import Standardise
 
-TOLD = 2  # numbers beside the features
+TOLD = 2 + PLACES  # numbers beside the features
 
 
 class Critic(nn.Module):
     """(B, TOLD + F) -> value (B,)."""
 
-    known: Tensor  # has a round been seen
+    known: Tensor  # is the scale known
 
     def __init__(self, features: int, plain: int):
         super().__init__()
@@ -35,14 +35,14 @@ class Critic(nn.Module):
 
 
 def seen(trajectory: Trajectory) -> np.ndarray:
-    """What the critic sees of every look, float16 (L, TOLD + F)."""
+    """What the critic sees of every look, float32 (L, TOLD + F)."""
     arrays, limit = trajectory.arrays, horizon(trajectory.task)
     told = np.stack([arrays["look"] / limit, progress(trajectory)[:-1]], axis=1)
-    return np.concatenate([told, arrays["features"]], axis=1).astype(np.float16)
+    return np.concatenate([told, arrays["places"], arrays["features"]], axis=1, dtype=np.float32)
 
 
 def fit_critic(critic: Critic, rounds: Iterable[Episode], now: int, discount: float, updates: int) -> dict[str, float]:
-    """Regression on what came of the last rounds, episodes with "seen" and "rewards", at most three times through their
+    """Regression on what came of the last rounds, episodes with "seen" and "rewards", at most five times through their
     looks; its error on the newest `now` episodes before it has learned from them."""
     parts = []
     for episode in rounds:
@@ -54,7 +54,7 @@ def fit_critic(critic: Critic, rounds: Iterable[Episode], now: int, discount: fl
         error = float((critic(looks[-new:]) - came[-new:]).square().mean())
     optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)
     critic.train()
-    for _ in range(min(updates, 1 + 3 * len(looks) // 256)):
+    for _ in range(min(updates, 1 + 5 * len(looks) // 256)):
         rows = torch.randint(len(looks), (256,))
         loss = (critic(looks[rows]) - came[rows]).square().mean()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Flow policy gradient: PPO on the chain of a noisy flow (ReinFlow, pi_RL).
+"""Flow policy gradient: PPO on a flow with a likelihood (ReinFlow, pi_RL).
 
     repeat: episodes with noise in the flow  ->  advantages of looks  ->  a few epochs of clipped policy gradient
     critic="value"  A by generalised advantage estimation with a value function (PPO, arXiv 1707.06347), of the task's
@@ -9,13 +9,11 @@ On-policy and therefore hungry; the one of the three methods that can leave what
 
 Notable choices
 - Encoder, grounding and planner stay as they are; latents are stored, and an update costs what the controller costs.
-- Every Euler step of a look is an action of its own with its own ratio, as in DPPO (arXiv 2409.00588): the ratio of
-  whole chains would leave every clip after one update. An update draws one of them per look, which costs half.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
   for a signal, so the learning rate follows the divergence.
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
   a function did not foresee is what the noise did. It learns from several rounds, and judges a round before it has
-  seen it; the first one teaches it alone.
+  seen it; the first ones teach it alone.
 """
 
 from dataclasses import dataclass, replace
@@ -52,11 +50,13 @@ class FlowPolicyGradient:
     learning_rate: float = 3e-5  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
-    kl: float = 0.03  # divergence of an Euler step, before an update, at which a round's updates stop
+    kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
     discount: float = 0.99  # per look
     trace: float = 0.9  # lambda of generalised advantage estimation
-    value_steps: int = 200  # updates of the value function per round, at most three times through its looks
+    largest: float = 3.0  # advantage, in deviations
+    value_steps: int = 300  # updates of the value function per round
     rounds: int = 8  # that it learns from
+    warm_up: int = 2  # rounds from which it alone learns
 
 
 CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
@@ -103,7 +103,10 @@ def flow_policy_gradient(
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
-            moved = update(learner, rollouts, tasks, spec.runtime.execute, settings)
+            _standardise(learner, rollouts)
+            moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts]))}
+            if settings.critic == "group" or len(experience) >= settings.warm_up * settings.episodes:
+                moved |= update(learner, rollouts, tasks, spec.runtime.execute, settings)
             for rollout in rollouts:
                 kept = {"seen": seen(rollout), "rewards": rewards(rollout)}
                 experience.add(rollout.steps, rollout.success, kept)
@@ -167,11 +170,11 @@ class Round:
     """The looks of one round's episodes, F of them, and how likely they were."""
 
     samples: Samples
-    chain: Tensor  # (F, K + 1, H, A)
+    drawn: Tensor  # (F, 2, H, A)
     executed: Tensor  # (F, H) bool
     features: Tensor  # (F, ...)
     gain: Tensor  # (F,) advantages
-    old: Tensor  # (F, K) log-likelihoods of their Euler steps when they were acted, of those that are learned from
+    old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
 
 
 def update(
@@ -179,46 +182,44 @@ def update(
 ) -> dict[str, float]:
     """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
     samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
-    chain, features = (torch.from_numpy(np.concatenate([r.arrays[n] for r in rollouts])) for n in ("chain", "features"))
+    drawn, features = (torch.from_numpy(np.concatenate([r.arrays[n] for r in rollouts])) for n in ("drawn", "features"))
     executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
-    features = features.float()
-    gain = _gain(learner, rollouts, samples, features, settings)
+    gain = _gain(learner, rollouts, samples, settings)
     some = torch.nonzero(gain)[:, 0]
-    if not len(some):  # the first round, or all groups ended alike
+    if not len(some):  # all groups ended alike
         return {"divergence": 0.0, "updates": 0}
-    K = chain.shape[1] - 1
-    now = Round(samples, chain, executed, features, gain, torch.zeros(len(samples), K))
+    now = Round(samples, drawn, executed, features.float(), gain, torch.zeros(len(samples)))
     with torch.no_grad():
         for rows in some.split(256):
-            now.old[rows] = _likelihood(learner, now, rows, torch.arange(K).expand(len(rows), -1))
+            now.old[rows] = _likelihood(learner, now, rows)
     divergence, updates = 0.0, 0
     for rows in (rows for _ in range(settings.epochs) for rows in _parts(some, settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
     rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
-    scale = float((learner.explorer(features) / learner.explorer.scale).mean())
+    scale = float((learner.explorer(now.features) / learner.explorer.scale).mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
 
 
+def _standardise(learner: Learner, rollouts: list[Trajectory]) -> None:
+    """By the first round."""
+    if learner.critic.known:
+        return
+    learner.explorer.standardise.fit(torch.from_numpy(np.concatenate([r.arrays["features"] for r in rollouts])).float())
+    learner.critic.standardise.fit(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
+    learner.critic.known.fill_(True)
+
+
 @torch.no_grad()
-def _gain(
-    learner: Learner, rollouts: list[Trajectory], samples: Samples, features: Tensor, settings: FlowPolicyGradient
-) -> Tensor:
-    """Advantages of the looks, (F,); zeros in the first round, before anything is known of values."""
-    critic, looks = learner.critic, torch.from_numpy(np.concatenate([seen(r) for r in rollouts])).float()
-    first = not critic.known
-    if first:
-        learner.explorer.standardise.fit(features)
-        critic.standardise.fit(looks)
-        critic.known.fill_(True)
+def _gain(learner: Learner, rollouts: list[Trajectory], samples: Samples, settings: FlowPolicyGradient) -> Tensor:
+    """Advantages of the looks, (F,)."""
     if settings.critic == "group":
         return group_advantages(rollouts)[samples.episode]
-    if first:
-        return torch.zeros(len(looks))
+    value = learner.critic(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
     reward = torch.from_numpy(np.concatenate([rewards(r) for r in rollouts]))
-    gain = estimate(reward, critic(looks), samples.episode, settings.discount, settings.trace)
-    return (gain - gain.mean()) / (gain.std() + 1e-6)
+    gain = estimate(reward, value, samples.episode, settings.discount, settings.trace)
+    return ((gain - gain.mean()) / (gain.std() + 1e-6)).clamp(-settings.largest, settings.largest)
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
@@ -236,8 +237,7 @@ def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowP
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
     """One update; how far the policy was before it from the one that acted, on these looks."""
-    euler = torch.randint(now.old.shape[1], (len(rows), 1))
-    log_ratio = (_likelihood(learner, now, rows, euler) - now.old[rows].gather(1, euler))[:, 0]
+    log_ratio = _likelihood(learner, now, rows) - now.old[rows]
     ratio, gain = log_ratio.exp(), now.gain[rows]
     loss = -torch.minimum(ratio * gain, ratio.clamp(1 - settings.clip, 1 + settings.clip) * gain).mean()
     if not torch.isfinite(loss):
@@ -249,12 +249,12 @@ def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradie
     return float((ratio - 1 - log_ratio).mean().detach())
 
 
-def _likelihood(learner: Learner, now: Round, index: Tensor, euler: Tensor) -> Tensor:
-    """Of the Euler steps `euler` (B, M) of those looks, (B, M)."""
+def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
+    """Of those looks' Euler steps, (B,)."""
     rows, controller = now.samples.rows(index), learner.bundle.model.controller
     z = rows.z.float()
     with torch.no_grad():
         referents, _ = learner.bundle.model.grounding(rows.instruction, z)
     context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
     scale = learner.explorer(now.features[index])
-    return log_likelihood(controller, context, scale, now.chain[index], now.executed[index], euler)
+    return log_likelihood(controller, context, scale, now.drawn[index], now.executed[index])

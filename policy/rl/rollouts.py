@@ -22,11 +22,12 @@ from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.pool import Crash
-from policy.rl.exploration import Explorer, noisy_chain
+from policy.rl.exploration import Explorer, explore
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
 
 EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
+PLACES = 9  # P
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Job:
     seed: int
     takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
     draw: int = 0  # another one: the same layout, other noise
-    explore: bool = False  # noise at every Euler step (exploration.py); the checkpoint must hold an explorer
+    explore: bool = False  # an Euler step is drawn (exploration.py); the checkpoint must hold an explorer
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Trajectory:
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
     # features float16 (L, F), look int32 (L,) the control step of each, action float32 (T, A) in the environment's
-    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: chain float32
-    # (L, K + 1, H, A)
+    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: drawn float32
+    # (L, 2, H, A) x before and after the Euler step that is drawn, places float32 (L, P) as `_places`
 
 
 @lru_cache(maxsize=2)
@@ -88,6 +89,8 @@ def roll_out(job: Job) -> Trajectory | Crash:
             if agent.looks:
                 situation = agent.look(obs)
                 kept.look(situation, agent.step)
+                if job.explore:
+                    kept.places(_places(inner))
                 _decide(agent, situation, job, expert is not None, kept)
             action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
@@ -132,7 +135,7 @@ def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
     elif job.explore:
-        kept.chain(_explore(agent, _explorer(job.spec), situation, _noise(job, kept.looks)))
+        kept.drawn(_explore(agent, _explorer(job.spec), situation, _noise(job, kept.looks)))
     else:
         agent.decide(situation, agent.noise(situation))
 
@@ -145,17 +148,29 @@ def _explorer(spec: AgentSpec) -> Explorer:
 
 
 def _noise(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of the Euler steps of a look; x_0 has others (`TandemAgent.noise`)."""
+    """The random numbers of a look's Euler step; x_0 has others (`TandemAgent.noise`)."""
     return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{looks}".encode()))
 
 
 def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator) -> np.ndarray:
-    """The agent acts the end of a noisy chain, (K + 1, H, A)."""
+    """The agent acts what comes of it; x before and after, (2, H, A)."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
-    chain = noisy_chain(controller, context, explorer(situation.features()), agent.noise(situation), generator)
-    agent.commit(chain[-1])
-    return chain.numpy()
+    scale, start = explorer(situation.features()), agent.noise(situation)
+    chunk, drawn = explore(controller, context, scale, start, generator)
+    agent.commit(chunk)
+    return drawn.numpy()
+
+
+def _places(env: Any) -> np.ndarray:
+    """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m]; zeros
+    for what there is not."""
+    known = env.privileged()
+    if "referents" not in known:
+        return np.zeros(PLACES, np.float32)
+    things = known["observation.environment_state"].reshape(-1, 4)[:, :3]
+    handled, destination = (things[i] if i >= 0 else np.zeros(3, np.float32) for i in known["referents"])
+    return np.concatenate([handled, destination, destination - handled])
 
 
 class _Kept:
@@ -179,8 +194,11 @@ class _Kept:
         self._add("reward", reward)
         self._add("expert", expert)
 
-    def chain(self, chain: np.ndarray) -> None:
-        self._add("chain", chain)
+    def drawn(self, drawn: np.ndarray) -> None:
+        self._add("drawn", drawn)
+
+    def places(self, places: np.ndarray) -> None:
+        self._add("places", places)
 
     def _add(self, name: str, value: Any) -> None:
         self.rows.setdefault(name, []).append(value)
