@@ -106,7 +106,7 @@ def flow_policy_gradient(
             _standardise(learner, rollouts)
             moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts]))}
             if settings.critic == "group" or len(experience) >= settings.warm_up * settings.episodes:
-                moved |= update(learner, rollouts, tasks, spec.runtime.execute, settings)
+                moved |= update(learner, rollouts, tasks, settings)
             for rollout in rollouts:
                 kept = {"seen": seen(rollout), "rewards": rewards(rollout)}
                 experience.add(rollout.steps, rollout.success, kept)
@@ -170,25 +170,24 @@ class Round:
     """The looks of one round's episodes, F of them, and how likely they were."""
 
     samples: Samples
-    drawn: Tensor  # (F, 2, H, A)
-    executed: Tensor  # (F, H) bool
+    before: Tensor  # (F, H, A)
+    chosen: Tensor  # (F, A)
     features: Tensor  # (F, ...)
     gain: Tensor  # (F,) advantages
     old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
 
 
 def update(
-    learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], execute: int, settings: FlowPolicyGradient
+    learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], settings: FlowPolicyGradient
 ) -> dict[str, float]:
     """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
     samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
-    drawn, features = (torch.from_numpy(np.concatenate([r.arrays[n] for r in rollouts])) for n in ("drawn", "features"))
-    executed = samples.action_mask & (torch.arange(samples.action_mask.shape[1]) < execute)
+    before, chosen, features = (_joined(rollouts, name) for name in ("before", "chosen", "features"))
     gain = _gain(learner, rollouts, samples, settings)
     some = torch.nonzero(gain)[:, 0]
     if not len(some):  # all groups ended alike
         return {"divergence": 0.0, "updates": 0}
-    now = Round(samples, drawn, executed, features.float(), gain, torch.zeros(len(samples)))
+    now = Round(samples, before, chosen, features.float(), gain, torch.zeros(len(samples)))
     with torch.no_grad():
         for rows in some.split(256):
             now.old[rows] = _likelihood(learner, now, rows)
@@ -198,15 +197,19 @@ def update(
         if divergence > settings.kl:
             break
     rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
-    scale = float((learner.explorer(now.features) / learner.explorer.scale).mean())
+    scale = float(learner.explorer(now.features).mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
+
+
+def _joined(rollouts: list[Trajectory], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([r.arrays[name] for r in rollouts]))
 
 
 def _standardise(learner: Learner, rollouts: list[Trajectory]) -> None:
     """By the first round."""
     if learner.critic.known:
         return
-    learner.explorer.standardise.fit(torch.from_numpy(np.concatenate([r.arrays["features"] for r in rollouts])).float())
+    learner.explorer.standardise.fit(_joined(rollouts, "features").float())
     learner.critic.standardise.fit(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
     learner.critic.known.fill_(True)
 
@@ -257,4 +260,4 @@ def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
         referents, _ = learner.bundle.model.grounding(rows.instruction, z)
     context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
     scale = learner.explorer(now.features[index])
-    return log_likelihood(controller, context, scale, now.drawn[index], now.executed[index])
+    return log_likelihood(controller, context, scale, now.before[index], now.chosen[index])

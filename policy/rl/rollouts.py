@@ -37,7 +37,7 @@ class Job:
     seed: int
     takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
     draw: int = 0  # another one: the same layout, other noise
-    explore: bool = False  # an Euler step is drawn (exploration.py); the checkpoint must hold an explorer
+    explore: bool = False  # an Euler step is shifted (exploration.py); the checkpoint must hold an explorer
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Trajectory:
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
     # features float16 (L, F), look int32 (L,) the control step of each, action float32 (T, A) in the environment's
-    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: drawn float32
-    # (L, 2, H, A) x before and after the Euler step that is drawn, places float32 (L, P) as `_places`
+    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: before float32
+    # (L, H, A) and chosen float32 (L, A) as `exploration.explore`, places float32 (L, P) as `_places`
 
 
 @lru_cache(maxsize=2)
@@ -89,9 +89,9 @@ def roll_out(job: Job) -> Trajectory | Crash:
             if agent.looks:
                 situation = agent.look(obs)
                 kept.look(situation, agent.step)
+                _decide(agent, situation, job, expert is not None, kept)
                 if job.explore:
                     kept.places(_places(inner))
-                _decide(agent, situation, job, expert is not None, kept)
             action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
                 action, _, _ = expert.act()
@@ -135,7 +135,7 @@ def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
     elif job.explore:
-        kept.drawn(_explore(agent, _explorer(job.spec), situation, _noise(job, kept.looks)))
+        kept.choice(*_explore(agent, _explorer(job.spec), situation, _noise(job, kept.looks)))
     else:
         agent.decide(situation, agent.noise(situation))
 
@@ -152,14 +152,16 @@ def _noise(job: Job, looks: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{looks}".encode()))
 
 
-def _explore(agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator) -> np.ndarray:
-    """The agent acts what comes of it; x before and after, (2, H, A)."""
+def _explore(
+    agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The agent acts what comes of it; before and chosen."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
     scale, start = explorer(situation.features()), agent.noise(situation)
-    chunk, drawn = explore(controller, context, scale, start, generator)
+    chunk, before, chosen = explore(controller, context, scale, start, generator)
     agent.commit(chunk)
-    return drawn.numpy()
+    return before.numpy(), chosen.numpy()
 
 
 def _places(env: Any) -> np.ndarray:
@@ -194,8 +196,9 @@ class _Kept:
         self._add("reward", reward)
         self._add("expert", expert)
 
-    def drawn(self, drawn: np.ndarray) -> None:
-        self._add("drawn", drawn)
+    def choice(self, before: np.ndarray, chosen: np.ndarray) -> None:
+        self._add("before", before)
+        self._add("chosen", chosen)
 
     def places(self, places: np.ndarray) -> None:
         self._add("places", places)
