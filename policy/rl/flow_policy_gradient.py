@@ -13,7 +13,7 @@ Notable choices
   for a signal, so the learning rate follows the divergence.
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
   a function did not foresee is what the noise did. It learns from several rounds, and judges a round before it has
-  seen it; the first ones teach it alone.
+  seen it; the first one teaches it alone.
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ class FlowPolicyGradient:
     group: int = 8  # of them share a layout, where critic="group"
     epochs: int = 2
     batch: int = 512  # looks a step
-    learning_rate: float = 3e-5  # at first
+    learning_rate: float = 1e-4  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
@@ -56,7 +56,7 @@ class FlowPolicyGradient:
     largest: float = 3.0  # advantage, in deviations
     value_steps: int = 300  # updates of the value function per round
     rounds: int = 8  # that it learns from
-    warm_up: int = 2  # rounds from which it alone learns
+    warm_up: int = 1  # rounds from which it alone learns
 
 
 CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
@@ -234,7 +234,7 @@ def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowP
     """The controller's learning rate after a round that moved the policy by `divergence`."""
     group = optimizer.param_groups[0]
     factor = 1.5 if divergence < settings.kl / 4 else 1 / 1.5 if divergence > settings.kl else 1.0
-    group["lr"] = min(max(group["lr"] * factor, settings.learning_rate / 10), settings.learning_rate * 10)
+    group["lr"] = min(max(group["lr"] * factor, settings.learning_rate / 10), settings.learning_rate * 3)
     return float(group["lr"])
 
 
