@@ -8,7 +8,9 @@
 On-policy and therefore hungry; the one of the three methods that can leave what demonstrations made likely.
 
 Notable choices
-- Encoder, grounding and planner stay as they are; latents are stored, and an update costs what the controller costs.
+- What learns is System 1's summary (policy/controller.py), through which what decides most reaches every action; all
+  else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all of System 1
+  promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the summary.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
   for a signal, so the learning rate follows the divergence.
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
@@ -45,9 +47,9 @@ class FlowPolicyGradient:
     critic: Literal["value", "group"] = "value"
     episodes: int = 96  # per round
     group: int = 8  # of them share a layout, where critic="group"
-    epochs: int = 2
+    epochs: int = 4
     batch: int = 512  # looks a step
-    learning_rate: float = 1e-4  # at first
+    learning_rate: float = 3e-4  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
@@ -66,7 +68,7 @@ CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimi
 class Learner:
     """What is alive between rounds."""
 
-    bundle: Bundle  # its controller learns
+    bundle: Bundle  # its controller's summary learns
     explorer: Explorer
     critic: Critic
     optimizer: torch.optim.Optimizer
@@ -135,9 +137,9 @@ def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajector
 def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     newest = learning.newest()
     bundle = Bundle.load(newest or learning.base)
-    controller = bundle.model.controller.requires_grad_(True)
+    summary = bundle.model.controller.summary.requires_grad_(True)
     explorer, critic = Explorer.of(bundle), Critic(bundle.feature_sizes.features, bundle.feature_sizes.plain)
-    rates = ((controller, settings.learning_rate), (explorer, settings.explorer_rate))
+    rates = ((summary, settings.learning_rate), (explorer, settings.explorer_rate))
     optimizer = torch.optim.AdamW(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
     )
@@ -231,7 +233,7 @@ def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
 
 
 def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowPolicyGradient) -> float:
-    """The controller's learning rate after a round that moved the policy by `divergence`."""
+    """The summary's learning rate after a round that moved the policy by `divergence`."""
     group = optimizer.param_groups[0]
     factor = 1.5 if divergence < settings.kl / 4 else 1 / 1.5 if divergence > settings.kl else 1.0
     group["lr"] = min(max(group["lr"] * factor, settings.learning_rate / 10), settings.learning_rate * 3)
