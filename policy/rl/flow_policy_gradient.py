@@ -199,7 +199,7 @@ def update(
         if divergence > settings.kl:
             break
     rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
-    scale = float(learner.explorer(now.features).mean())
+    scale = float(learner.explorer(now.features).detach().mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
 
 
