@@ -255,7 +255,7 @@ def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradie
 
 
 def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
-    """Of those looks' Euler steps, (B,)."""
+    """Of what those looks chose, (B,)."""
     rows, controller = now.samples.rows(index), learner.bundle.model.controller
     z = rows.z.float()
     with torch.no_grad():
