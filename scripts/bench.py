@@ -13,7 +13,8 @@ from scripts.manifest import this_code, this_command
 from scripts.results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
-TOPICS = ("env", "data", "train", "latency", "backbone", "system2", "rl", "noise", *PAPERS)  # scripts/benches/TOPIC.py
+MACHINE = ("env", "data", "train", "latency", "backbone")
+TOPICS = (*MACHINE, "system2", "rl", "scratch", "noise", *PAPERS)  # scripts/benches/TOPIC.py
 
 
 def _args() -> Any:

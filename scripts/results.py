@@ -78,21 +78,26 @@ def _decoding(folder: Path) -> dict[Path, str]:
 
 
 def _learning(folder: Path) -> dict[Path, str]:
-    """Curves of reinforcement learning, one plot per group of runs that learned the same."""
-    if not (file := folder / "rl_curves.json").exists():
-        return {}
+    """Curves of reinforcement learning: of every group of runs that learned the same, method by method, and of learning
+    from nothing, task by task."""
+    groups = _metrics(folder / "rl_curves.json") | {"scratch": _metrics(folder / "rl_scratch.json")}
+    drawn = {folder / f"rl_{group}.svg": _successes(found) for group, found in groups.items()}
+    return {file: plot for file, plot in drawn.items() if plot}
+
+
+def _metrics(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text())["metrics"]) if file.exists() else {}
+
+
+def _successes(found: dict[str, Any]) -> str:
+    """found: name -> {environment steps: success with its interval}; "" where there is nothing to draw."""
     x, y = linear("environment steps"), linear("success of the last 100 episodes, %", padded=True)
-    drawn = {}
-    for group, found in json.loads(file.read_text())["metrics"].items():
-        methods = {method: curve for method, curve in found.items() if curve}
-        if not methods:
-            continue
-        lines: dict[str, Line] = {m: {int(n): 100 * row["success"] for n, row in c.items()} for m, c in methods.items()}
-        bands: dict[str, Band] = {
-            m: {int(n): (100 * row["low"], 100 * row["high"]) for n, row in c.items()} for m, c in methods.items()
-        }
-        drawn[folder / f"rl_{group}.svg"] = curves(lines, x, y, bands)
-    return drawn
+    shown = {name: curve for name, curve in found.items() if curve}
+    lines: dict[str, Line] = {name: {int(n): 100 * row["success"] for n, row in c.items()} for name, c in shown.items()}
+    bands: dict[str, Band] = {
+        name: {int(n): (100 * row["low"], 100 * row["high"]) for n, row in c.items()} for name, c in shown.items()
+    }
+    return curves(lines, x, y, bands) if lines else ""
 
 
 def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path | None = None, **more: Any) -> Path:

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scripts.benches import scratch
 from scripts.benches.rl import Args, commands, measure, results
 from scripts.benches.rl_record import Record, read_record
 from scripts.benches.rl_rows import curves, gain, interval
 from scripts.errors import UserError
-from scripts.results import write_result
+from scripts.results import plots, write_result
 
 
 def evaluated(folder, **successes):
@@ -148,3 +149,17 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     assert published["rl"] == metrics
     assert (published["rl_speed"]["length_before"], published["rl_speed"]["length_after"]) == (100, 50)
     assert published["rl_speed"]["change"] == -0.5
+
+
+def test_learning_from_nothing_is_drawn_task_by_task_and_not_done_twice(tmp_path):
+    rows = [{"stage": "rl", "step": 1000 * n, "success": n / 4, "n": 40} for n in (1, 2, 3, 4)]
+    for task in ("reach", "push"):
+        (run := tmp_path / "runs" / f"{task}_0").mkdir(parents=True)
+        (run / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (run / "sac.zip").touch()
+    args = scratch.Args(("reach", "push"), output=tmp_path / "runs")
+    figures = scratch.results(args, scratch.measure(args))["rl_scratch"]
+    assert figures["push"] == figures["reach"] and figures["reach"]["2000"]["success"] == 0.5
+    write_result("rl_scratch", "tandem bench scratch", figures, tmp_path)
+    ((file, drawn),) = plots(tmp_path).items()
+    assert file.name == "rl_scratch.svg" and drawn.count("<polyline") == 2 and ">reach<" in drawn

@@ -67,14 +67,15 @@ def read_record(
     return Record(
         group=folder.name.removesuffix(f"_{method}_{seed}"), method=method, seed=seed, base=base, minutes=minutes,
         command=command, code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
-        took=round(cost["minutes"], 2), curve=_curve(folder / "log.jsonl"),
+        took=round(cost["minutes"], 2), curve=curve_in(folder),
         before={task: outcomes(before, task) for task in tasks},
         after={task: outcomes(folder / "eval", task) for task in tasks},
     )  # fmt: skip
 
 
-def _curve(log: Path) -> list[tuple[int, float, int]]:
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+def curve_in(folder: Path) -> list[tuple[int, float, int]]:
+    """Of a run: environment steps, success of the last episodes, how many these were."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"]
 
 
