@@ -12,10 +12,12 @@ Notable choices
 Left out: several machines or GPUs, overlap of travelling and computing.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +107,7 @@ def _part() -> None:
 def _serve(meeting: Path, team: Team, partner: Callable[..., object], args: tuple[Any, ...]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # rank 0 is asked to stop, and tells
+    threading.Thread(target=_end_with_rank_0, daemon=True).start()
     _meet(meeting, team)
     try:
         partner(team, *args)
@@ -112,3 +115,10 @@ def _serve(meeting: Path, team: Team, partner: Callable[..., object], args: tupl
         sys.exit(1)  # rank 0 met the same, and says it
     finally:
         _part()
+
+
+def _end_with_rank_0() -> None:
+    """It may be killed while nothing travels, for minutes."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

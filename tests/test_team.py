@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,26 @@ def test_a_partner_that_dies_is_named_in_one_line(tmp_path):
         recruit(2, die, (tmp_path,)) as team,
     ):
         regress(team, tmp_path)
+
+
+def sleep(team, held):
+    time.sleep(600)
+
+
+def be_killed(held):
+    with recruit(2, sleep, (held,)):
+        die(ALONE, None)
+
+
+def test_a_partner_ends_with_rank_0_though_nothing_travels():
+    context = torch.multiprocessing.get_context("spawn")
+    watched, held = context.Pipe(duplex=False)
+    rank_0 = context.Process(target=be_killed, args=(held,))
+    rank_0.start()
+    held.close()
+    rank_0.join(60)
+    assert rank_0.exitcode == -signal.SIGKILL
+    assert watched.poll(10)  # its end: nobody holds the other one any more
 
 
 def test_two_processes_stopped_and_resumed_compute_what_they_compute_unstopped(
