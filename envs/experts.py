@@ -3,10 +3,13 @@
 They are reactive: the action is a function of the present state, without timers or hidden phases, so that a policy
 which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
 hand may be low only where it is already well placed.
-Perturbations (envs/bursts.py): now and then a few steps get a random offset, or the fingers do the opposite.
+Perturbations (envs/bursts.py): now and then a few steps get a random offset, or the fingers do the opposite. Asked to
+be disturbed more than when it demonstrates, an expert also misplaces things for a while, as policies do that err: it
+closes beside them, pushes them away, waits where it cannot see them.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +19,8 @@ from envs.simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
 OPEN, CLOSED = -1.0, 1.0
 BURST_RATE, BURST_STEPS = 0.035, (2, 5)  # chance a step that a perturbation starts; its length
 FLIP_RATE = 0.3  # share of perturbations in which an open hand closes on nothing, or a closed one drops what it holds
+MISPLACED, MISPLACED_STEPS = 0.03, (10, 30)  # deviation [m] of where it takes things to be, along x and y; for how long
+MISPLACED_RATE = 0.3  # how often it misplaces things, for every perturbation that is asked for
 SPEED = 0.6  # largest |delta position| of an unperturbed action
 GRASPED = 0.66  # the gripper's opening around an object of 4.5 cm, with a margin
 
@@ -28,27 +33,46 @@ class Move:
     subtask: str
 
 
+class Misplaced:
+    """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand."""
+
+    def __init__(self, sim: Simulation):
+        self._sim, self.by = sim, np.zeros(3)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sim, name)
+
+    @property
+    def pinch(self) -> np.ndarray:
+        return self._sim.pinch - self.by
+
+
 class Expert:
     """Subclasses say what to do in `decide`; this class adds the perturbations."""
 
     flip_rate = FLIP_RATE
 
     def __init__(self, sim: Simulation, names: tuple[str, ...], seed: int):
-        self.sim, self.names = sim, names
+        self._seen = Misplaced(sim)
+        self.sim, self.names = cast(Simulation, self._seen), names
+        self._misplaced = Bursts(np.random.default_rng([8, seed]), 0.0, MISPLACED_STEPS, _misplacement)
         self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
     def disturb(self, rate: float) -> None:
         self._bursts.change(rate)
+        self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
+        by = self._misplaced.step()
+        self._seen.by = np.zeros(3) if by is None else by
         move = self.decide()
         action, burst = move.action, self._bursts.step()
         if burst is not None:
             offset, flip = burst
             action = action + offset
             action[6] = -move.action[6] if flip else action[6]
-        return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None
+        return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None or by is not None
 
     def _disturbance(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         """Offset (7,) of the action; do the fingers do the opposite."""
@@ -81,6 +105,10 @@ class Expert:
 
     def aside(self, target: np.ndarray) -> float:
         return float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
+
+
+def _misplacement(rng: np.random.Generator) -> np.ndarray:
+    return np.array([*rng.normal(0, MISPLACED, 2), 0.0])
 
 
 class GraspExpert(Expert):

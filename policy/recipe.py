@@ -77,11 +77,11 @@ def demo() -> Recipe:
 
 
 def few() -> Recipe:
-    """Three tasks from so few demonstrations that about half of the episodes fail, half an hour on two cores: where
-    `tandem rl` begins. The eyes are not what is to be short: the encoder sees 150 more episodes a task, without their
-    actions."""
+    """Three tasks from so few demonstrations that about half of the episodes fail, three quarters of an hour on two
+    cores: where `tandem rl` begins. The eyes are not what is to be short: the encoder sees 300 more episodes a task,
+    without their actions."""
     tasks = ("push", "pick_place", "stack")
-    return Recipe("few", tasks, (40, 13, 26), Stage(steps=2500), Stage(steps=300), watched=150)
+    return Recipe("few", tasks, (40, 13, 26), Stage(steps=3500), Stage(steps=300), watched=300)
 
 
 def tabletop() -> Recipe:

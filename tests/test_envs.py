@@ -92,6 +92,25 @@ def test_experts_solve_their_tasks(blind, task):
     assert sum(solve(blind[task], seed) for seed in range(12)) >= 11
 
 
+def test_an_expert_that_is_disturbed_more_than_usual_takes_things_to_be_elsewhere(blind):
+    def longest(disturbed):
+        """Steps in a row in which it closes its fingers beside the object; a disturbed action lasts five at most."""
+        env, found = blind["pick_place"], 0
+        for seed in range(8):
+            env.reset(seed=seed)
+            expert, sim, beside = envs.expert(env, seed, disturbed), env.unwrapped.sim, 0
+            for _ in range(env.unwrapped.horizon):
+                action, _, _ = expert.act()
+                missed = np.linalg.norm(sim.pinch[:2] - sim.object(0)[:2]) > 0.025
+                beside = beside + 1 if action[6] > 0 and missed else 0
+                found = max(found, beside)
+                if env.step(action)[4]["success"]:
+                    break
+        return found
+
+    assert longest(0.0) == 0 and longest(0.15) > 5
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_rewards_stay_in_range_and_success_is_not_given_away(blind, task):
     env, rng = blind[task], np.random.default_rng(0)
