@@ -72,6 +72,16 @@ def test_stable_baselines3_check_env_passes_on_the_state_only_view(task):
     checker.check_env(StateOnly(envs.make(task, cameras=())), warn=True, skip_render_check=True)
 
 
+def test_the_state_only_view_ends_with_the_way_to_what_is_named(blind):
+    for task, env in blind.items():
+        obs, _ = StateOnly(env).reset(seed=3)
+        known, ways = env.unwrapped.privileged(), obs[-6:].reshape(2, 3)
+        places = known["observation.environment_state"].reshape(-1, 4)[:, :3]
+        for entity, way in zip(known["referents"], ways, strict=True):
+            want = places[entity] - env.unwrapped.sim.pinch if entity >= 0 else np.zeros(3)
+            assert way == pytest.approx(want, abs=1e-5), task
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_seeds_give_bit_equal_trajectories_whatever_ran_before(blind, task):
     first = run(blind[task], 3)
