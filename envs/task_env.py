@@ -30,7 +30,8 @@ class Script(Protocol):
         ...
 
     def disturb(self, rate: float) -> None:
-        """rate: chance of every step from now on that a perturbation starts; 0: nothing is perturbed on purpose."""
+        """rate: chance of every step from now on that a perturbation starts; 0: nothing is perturbed on purpose.
+        Above its own rate an expert of Tabletop also misplaces things (envs/experts.py)."""
 
 
 class TaskEnv(gymnasium.Env):

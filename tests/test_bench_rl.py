@@ -160,6 +160,8 @@ def test_learning_from_nothing_is_drawn_task_by_task_and_not_done_twice(tmp_path
     args = scratch.Args(("reach", "push"), output=tmp_path / "runs")
     figures = scratch.results(args, scratch.measure(args))["rl_scratch"]
     assert figures["push"] == figures["reach"] and figures["reach"]["2000"]["success"] == 0.5
+    with pytest.raises(UserError, match="minutes"):
+        scratch.measure(replace(args, minutes=1.0))
     write_result("rl_scratch", "tandem bench scratch", figures, tmp_path)
     ((file, drawn),) = plots(tmp_path).items()
     assert file.name == "rl_scratch.svg" and drawn.count("<polyline") == 2 and ">reach<" in drawn

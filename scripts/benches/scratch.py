@@ -13,6 +13,7 @@ import envs
 from scripts.benches.rl_record import curve_in
 from scripts.benches.rl_rows import curve
 from scripts.errors import UserError
+from scripts.settings import same_settings
 
 DONE = "sac.zip"  # which a run leaves at its end
 
@@ -30,6 +31,7 @@ class Args:
 
 def measure(args: Args) -> dict[str, Any]:
     """{task: {environment steps: success of the last episodes, with its interval}}."""
+    same_settings(args.output, {"minutes": args.minutes, "workers": args.workers})
     return {task: _learned(args, task) for task in envs.resolve(args.tasks)}
 
 
