@@ -119,9 +119,10 @@ def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None
 
 
 def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+    from policy.rl.baselines import Group, Value
     from policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
 
-    settings = FlowPolicyGradient(critic="value" if args.method == "ppo" else "group")
+    settings = FlowPolicyGradient(Value() if args.method == "ppo" else Group())
     flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
 
 

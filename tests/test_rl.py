@@ -556,11 +556,13 @@ def test_policy_gradients_change_the_summary_alone_and_go_on(trained, tmp_path, 
     import tyro
 
     import policy.rl.flow_policy_gradient as module
+    from policy.rl import baselines
     from scripts import rl
 
-    quick = {"episodes": 2, "group": 2, "epochs": 1, "value_steps": 5, "warm_up": 1, "learning_rate": 1e-2, "kl": 1e9}
+    quick = {"episodes": 2, "epochs": 1, "learning_rate": 1e-2, "kl": 1e9}
+    quick["baseline"] = {"ppo": baselines.Value(updates=5), "grpo": baselines.Group(draws=2)}[method]
     original = module.FlowPolicyGradient
-    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, **quick))
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda _: original(**quick))
     flags = ["--checkpoint", str(trained), "--method", method, "--tasks", "reach", "--output", str(tmp_path / "run")]
     rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1", "--steps", "1"]))
     steps = Experience.open(tmp_path / "run" / "experience").steps
@@ -581,17 +583,18 @@ def likelier(run, method, success):
     from dataclasses import replace
 
     import policy.rl.flow_policy_gradient as module
+    from policy.rl.baselines import Group, Value
 
     rollouts = [roll_out(Job(spec(run), "reach", 0, draw=draw, explore=True)) for draw in range(2)]
     rollouts = [replace(rollout, success=won) for rollout, won in zip(rollouts, success, strict=True)]
     bundle = Bundle.load(run)
-    sizes = bundle.feature_sizes
-    explorer, critic = module.Explorer.of(bundle), module.Critic(sizes.features, sizes.plain).eval()
+    baseline = {"ppo": Value(), "grpo": Group()}[method].start(bundle, None)
+    if method == "ppo":
+        baseline.critic.known.fill_(True)
     optimizer = torch.optim.Adam(bundle.model.controller.requires_grad_(True).parameters(), 1e-3)
-    critic.known.fill_(True)
-    learner, kept = module.Learner(bundle, explorer, critic, optimizer), {}
+    learner, kept = module.Learner(bundle, module.Explorer.of(bundle), baseline, optimizer), {}
 
-    settings = module.FlowPolicyGradient(critic="group" if method == "grpo" else "value", epochs=5, kl=1e9, clip=10.0)
+    settings = module.FlowPolicyGradient(epochs=5, kl=1e9, clip=10.0)
     with pytest.MonkeyPatch.context() as patch:
         original = module.Round
         patch.setattr(module, "Round", lambda *parts: kept.setdefault("round", original(*parts)))
@@ -637,7 +640,7 @@ def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
         raise RuntimeError("killed")
 
     original = module.FlowPolicyGradient
-    monkeypatch.setattr(module, "FlowPolicyGradient", lambda **given: original(**given, episodes=1, warm_up=0))
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda baseline: original(baseline, episodes=1))
     monkeypatch.setattr(module, "update", killed)
     flags = ["--checkpoint", str(trained), "--method", "ppo", "--tasks", "reach", "--output", str(tmp_path / "run")]
     with pytest.raises(RuntimeError, match="killed"):

@@ -21,11 +21,11 @@ TOLD = 2 + PLACES  # numbers beside the features
 class Critic(nn.Module):
     """(B, TOLD + F) -> value (B,)."""
 
-    known: Tensor  # is the scale known
+    known: Tensor  # has it learned
 
     def __init__(self, features: int, plain: int):
         super().__init__()
-        self.standardise = Standardise(TOLD + features, TOLD + plain)  # by the first round
+        self.standardise = Standardise(TOLD + features, TOLD + plain)  # by what it first learns from
         first, second, last = nn.Linear(self.standardise.size, 256), nn.Linear(256, 256), nn.Linear(256, 1)
         self.net = nn.Sequential(first, nn.SiLU(), nn.Dropout(0.1), second, nn.SiLU(), last)
         self.register_buffer("known", torch.tensor(False))
@@ -50,6 +50,9 @@ def fit_critic(critic: Critic, rounds: Iterable[Episode], now: int, discount: fl
         parts.append((looks, returns(reward, torch.zeros(len(reward)), discount)))
     looks, came = (torch.cat(part) for part in zip(*parts, strict=True))
     new = sum(len(part) for part, _ in parts[-now:])
+    if not critic.known:
+        critic.standardise.fit(looks)
+        critic.known.fill_(True)
     with torch.no_grad():
         error = float((critic(looks[-new:]) - came[-new:]).square().mean())
     optimizer = torch.optim.AdamW(critic.parameters(), 3e-4, weight_decay=0.1)

@@ -32,6 +32,8 @@ RANGE = 1.5  # factor within which it is learned
 class Explorer(nn.Module):
     """s (B, A) from what is seen."""
 
+    known: Tensor  # is the scale of what is seen known
+
     def __init__(self, features: int, plain: int, action_dim: int):
         super().__init__()
         self.standardise = Standardise(features, plain)  # by the first round
@@ -39,6 +41,7 @@ class Explorer(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.net = nn.Sequential(nn.Linear(self.standardise.size, 128), nn.SiLU(), last)
+        self.register_buffer("known", torch.tensor(False))
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Explorer":

@@ -1,9 +1,7 @@
 """Flow policy gradient: PPO on a flow with a likelihood (ReinFlow, pi_RL).
 
-    repeat: episodes with noise in the flow  ->  advantages of looks  ->  a few epochs of clipped policy gradient
-    critic="value"  A by generalised advantage estimation with a value function (PPO, arXiv 1707.06347), of the task's
-                    dense reward and success
-    critic="group"  A = how much better than other episodes of that layout (GRPO, arXiv 2402.03300), of success alone
+    repeat: episodes with noise in the flow  ->  advantages of looks (baselines.py)
+            ->  a few epochs of clipped policy gradient (PPO, arXiv 1707.06347)
 
 On-policy and therefore hungry; the one of the three methods that can leave what demonstrations made likely.
 
@@ -14,13 +12,11 @@ Notable choices
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
   for a signal, so the learning rate follows the divergence.
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
-  a function did not foresee is what the noise did. It learns from several rounds, and judges a round before it has
-  seen it; the first one teaches it alone.
+  a function did not foresee is what the noise did.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -31,8 +27,9 @@ from policy.agents import AgentSpec
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.pool import Crash, Pool
-from policy.rl.advantages import estimate, group_advantages, rewards
-from policy.rl.critic import Critic, fit_critic, seen
+from policy.rl.advantages import rewards
+from policy.rl.baselines import Baseline, Group, Value
+from policy.rl.critic import seen
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, log_likelihood
 from policy.rl.progress import Learning, training_seed
@@ -44,24 +41,17 @@ from policy.rl.samples import Samples, of_trajectory
 class FlowPolicyGradient:
     """Settings."""
 
-    critic: Literal["value", "group"] = "value"
+    baseline: Value | Group = Value()
     episodes: int = 96  # per round
-    group: int = 8  # of them share a layout, where critic="group"
     epochs: int = 4
     batch: int = 512  # looks a step
     learning_rate: float = 3e-4  # at first
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
-    discount: float = 0.99  # per look
-    trace: float = 0.9  # lambda of generalised advantage estimation
-    largest: float = 3.0  # advantage, in deviations
-    value_steps: int = 300  # updates of the value function per round
-    rounds: int = 8  # that it learns from
-    warm_up: int = 1  # rounds from which it alone learns
 
 
-CRITIC, MOMENTS, GROUPS = "critic.safetensors", "optimizer.safetensors", "optimizer.json"  # in the training state
+MOMENTS, GROUPS = "optimizer.safetensors", "optimizer.json"  # in a checkpoint's training state
 
 
 @dataclass
@@ -70,7 +60,7 @@ class Learner:
 
     bundle: Bundle  # its controller's summary learns
     explorer: Explorer
-    critic: Critic
+    baseline: Baseline
     optimizer: torch.optim.Optimizer
 
     def state(self) -> dict[str, object]:
@@ -78,10 +68,9 @@ class Learner:
         moments, groups = optimizer_state.split(self.optimizer.state_dict())
         return {
             EXPLORER: dict(self.explorer.state_dict()),
-            CRITIC: dict(self.critic.state_dict()),
             MOMENTS: moments,
             GROUPS: groups,
-        }
+        } | self.baseline.state()
 
 
 def flow_policy_gradient(
@@ -105,17 +94,13 @@ def flow_policy_gradient(
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
-            _standardise(learner, rollouts)
             moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts]))}
-            if settings.critic == "group" or len(experience) >= settings.warm_up * settings.episodes:
-                moved |= update(learner, rollouts, tasks, settings)
+            moved |= update(learner, rollouts, tasks, settings)
             for rollout in rollouts:
                 kept = {"seen": seen(rollout), "rewards": rewards(rollout)}
                 experience.add(rollout.steps, rollout.success, kept)
                 learning.episode(rollout.success, rollout.steps, experience.steps)
-            if settings.critic == "value":
-                rounds = experience.last(settings.rounds * settings.episodes)
-                moved |= fit_critic(learner.critic, rounds, settings.episodes, settings.discount, settings.value_steps)
+            moved |= learner.baseline.learn(experience, len(rollouts))
             learning.run.log("flow_policy_gradient", experience.steps, moved)
             newest, took = _save(learning, learner), learning.seconds - begin
 
@@ -138,19 +123,18 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     newest = learning.newest()
     bundle = Bundle.load(newest or learning.base)
     summary = bundle.model.controller.summary.requires_grad_(True)
-    explorer, critic = Explorer.of(bundle), Critic(bundle.feature_sizes.features, bundle.feature_sizes.plain)
+    explorer, baseline = Explorer.of(bundle), settings.baseline.start(bundle, newest)
     rates = ((summary, settings.learning_rate), (explorer, settings.explorer_rate))
     optimizer = torch.optim.AdamW(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
     )
     if newest is not None:
         explorer.load_state_dict(checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{EXPLORER}"))
-        critic.load_state_dict(checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{CRITIC}"))
         moments = checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{MOMENTS}")
         optimizer.load_state_dict(
             optimizer_state.joined(moments, checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}"))
         )
-    return Learner(bundle, explorer, critic.eval(), optimizer)
+    return Learner(bundle, explorer, baseline, optimizer)
 
 
 def _save(learning: Learning, learner: Learner) -> Path:
@@ -158,8 +142,8 @@ def _save(learning: Learning, learner: Learner) -> Path:
 
 
 def _jobs(spec: AgentSpec, tasks: tuple[str, ...], first: int, settings: FlowPolicyGradient) -> list[Job]:
-    """Layouts that were not met before, tasks in turn; every layout once, or `group` times. first: its seed."""
-    draws = settings.group if settings.critic == "group" else 1
+    """Layouts that were not met before, tasks in turn. first: its seed."""
+    draws = settings.baseline.draws
     layouts = range(first, first + settings.episodes // draws)
     return [
         Job(spec, tasks[i % len(tasks)], i, draw=draw, explore=True)
@@ -183,11 +167,14 @@ def update(
     learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], settings: FlowPolicyGradient
 ) -> dict[str, float]:
     """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
+    if not learner.explorer.known:
+        learner.explorer.standardise.fit(_joined(rollouts, "features").float())
+        learner.explorer.known.fill_(True)
     samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
     before, chosen, features = (_joined(rollouts, name) for name in ("before", "chosen", "features"))
-    gain = _gain(learner, rollouts, samples, settings)
+    gain = learner.baseline.gains(rollouts, samples.episode)
     some = torch.nonzero(gain)[:, 0]
-    if not len(some):  # all groups ended alike
+    if not len(some):
         return {"divergence": 0.0, "updates": 0}
     now = Round(samples, before, chosen, features.float(), gain, torch.zeros(len(samples)))
     with torch.no_grad():
@@ -205,26 +192,6 @@ def update(
 
 def _joined(rollouts: list[Trajectory], name: str) -> Tensor:
     return torch.from_numpy(np.concatenate([r.arrays[name] for r in rollouts]))
-
-
-def _standardise(learner: Learner, rollouts: list[Trajectory]) -> None:
-    """By the first round."""
-    if learner.critic.known:
-        return
-    learner.explorer.standardise.fit(_joined(rollouts, "features").float())
-    learner.critic.standardise.fit(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
-    learner.critic.known.fill_(True)
-
-
-@torch.no_grad()
-def _gain(learner: Learner, rollouts: list[Trajectory], samples: Samples, settings: FlowPolicyGradient) -> Tensor:
-    """Advantages of the looks, (F,)."""
-    if settings.critic == "group":
-        return group_advantages(rollouts)[samples.episode]
-    value = learner.critic(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
-    reward = torch.from_numpy(np.concatenate([rewards(r) for r in rollouts]))
-    gain = estimate(reward, value, samples.episode, settings.discount, settings.trace)
-    return ((gain - gain.mean()) / (gain.std() + 1e-6)).clamp(-settings.largest, settings.largest)
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
