@@ -606,6 +606,18 @@ def likelier(run, method, success):
     return [float((new - now.old)[mine == episode].mean()) for episode in range(2)]
 
 
+def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
+    from types import SimpleNamespace
+
+    from policy.rl.flow_policy_gradient import FlowPolicyGradient, _rate
+
+    settings = FlowPolicyGradient()
+    ended = [[SimpleNamespace(success=i < won) for i in range(20)] for won in (0, 10, 15, 18, 20)]
+    rates = [_rate(rollouts, settings) for rollouts in ended]
+    assert rates[0] == rates[1] == settings.learning_rate
+    assert rates[1] > rates[2] > rates[3] > rates[4] == settings.learning_rate * settings.least_rate > 0
+
+
 def test_every_look_explores_with_other_numbers():
     from policy.rl.rollouts import _noise
 

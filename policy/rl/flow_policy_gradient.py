@@ -10,7 +10,7 @@ Notable choices
   else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all of System 1
   promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the summary.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
-  for a signal, so the learning rate follows the divergence.
+  for a signal: once nearly all episodes succeed, whose noise is as large as ever, steps become smaller (`_rate`).
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
   a function did not foresee is what the noise did.
 """
@@ -45,7 +45,8 @@ class FlowPolicyGradient:
     episodes: int = 96  # per round
     epochs: int = 4
     batch: int = 512  # looks a step
-    learning_rate: float = 3e-4  # at first
+    learning_rate: float = 6e-4  # where at least half of the episodes fail
+    least_rate: float = 0.05  # share of it where all succeed
     explorer_rate: float = 1e-4
     clip: float = 0.2  # of the ratio
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
@@ -181,11 +182,11 @@ def update(
         for rows in some.split(256):
             now.old[rows] = _likelihood(learner, now, rows)
     divergence, updates = 0.0, 0
+    learner.optimizer.param_groups[0]["lr"] = rate = _rate(rollouts, settings)
     for rows in (rows for _ in range(settings.epochs) for rows in _parts(some, settings.batch)):
         divergence, updates = _step(learner, now, rows, settings), updates + 1
         if divergence > settings.kl:
             break
-    rate = _follow(learner.optimizer, divergence, settings) if updates > 1 else learner.optimizer.param_groups[0]["lr"]
     scale = float(learner.explorer(now.features).detach().mean())
     return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
 
@@ -199,12 +200,10 @@ def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
     return rows[torch.randperm(len(rows))].tensor_split(max(1, round(len(rows) / batch)))
 
 
-def _follow(optimizer: torch.optim.Optimizer, divergence: float, settings: FlowPolicyGradient) -> float:
-    """The summary's learning rate after a round that moved the policy by `divergence`."""
-    group = optimizer.param_groups[0]
-    factor = 1.5 if divergence < settings.kl / 4 else 1 / 1.5 if divergence > settings.kl else 1.0
-    group["lr"] = min(max(group["lr"] * factor, settings.learning_rate / 10), settings.learning_rate * 3)
-    return float(group["lr"])
+def _rate(rollouts: list[Trajectory], settings: FlowPolicyGradient) -> float:
+    """The summary's learning rate: less, the fewer episodes fail."""
+    failed = 1 - float(np.mean([rollout.success for rollout in rollouts]))
+    return settings.learning_rate * max(settings.least_rate, min(1.0, 2 * failed))
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
