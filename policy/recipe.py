@@ -81,7 +81,7 @@ def few() -> Recipe:
     cores: where `tandem rl` begins. The eyes are not what is to be short: the encoder sees 300 more episodes a task,
     without their actions."""
     tasks = ("push", "pick_place", "stack")
-    return Recipe("few", tasks, (40, 13, 26), Stage(steps=3500), Stage(steps=300), watched=300)
+    return Recipe("few", tasks, (40, 7, 13), Stage(steps=3500), Stage(steps=300), watched=300)
 
 
 def tabletop() -> Recipe:
