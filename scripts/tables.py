@@ -76,8 +76,18 @@ def _twice_named(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
 
 def _grid(rows: dict[str, dict[str, Any]], title: str) -> list[str]:
     columns = [*next(iter(rows.values()))]
-    head = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1 + title.count("|")) + "|"]
-    return head + [f"| {name} | " + " | ".join(_value(c, row[c]) for c in columns) + " |" for name, row in rows.items()]
+    bounded = columns[columns.index("low") - 1] if "low" in columns[1:] and "high" in columns else ""
+    shown = [c for c in columns if not bounded or c not in ("low", "high")]
+    head = [f"| {title} | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1 + title.count("|")) + "|"]
+    body = (
+        " | ".join(_value(c, row[c]) + (_bounds(row) if c == bounded else "") for c in shown) for row in rows.values()
+    )
+    return head + [f"| {name} | {cells} |" for name, cells in zip(rows, body, strict=True)]
+
+
+def _bounds(row: dict[str, Any]) -> str:
+    """The interval of the value that `low` and `high` stand behind."""
+    return " [{}, {}]".format(*(_value(key, row[key]).removesuffix("%") for key in ("low", "high")))
 
 
 def _value(key: str, value: Any) -> str:

@@ -41,6 +41,9 @@ def test_rows_of_one_kind_in_groups_are_one_table_under_both_names() -> None:
 def test_intervals_are_shown_with_their_mean() -> None:
     text = rendered({"loss": {"mean": 0.01234, "low": 0.5, "high": 1.5, "n": 3}})
     assert "| loss | 0.01234 [0.5, 1.5], n = 3 |" in text
+    rows = {"push": {"after": 0.5, "gain": 0.25, "low": -0.1, "high": 0.3, "seeds": 3}}
+    text = rendered({"tasks": rows, "mean": 1.0})
+    assert "| tasks | after | gain | seeds |" in text and "| push | 50.0% | 25.0% [-10.0, 30.0] | 3 |" in text
 
 
 def test_commands_add_to_a_file_without_erasing_what_others_measured(tmp_path) -> None:
