@@ -36,10 +36,11 @@ class Args:
 def main(args: Args) -> int:
     from policy import checkpoint
     from policy.agent import Runtime
-    from policy.agents import AgentSpec
+    from policy.agents import AgentSpec, load_agent
     from policy.bundle import Bundle
-    from policy.rl.progress import Learning, Limits
+    from policy.rl.progress import ASKED, Learning, Limits
 
+    _refuse_nonsense(args)
     if args.method == "scratch":
         return _scratch(args)
     if not args.checkpoint:
@@ -49,7 +50,10 @@ def main(args: Args) -> int:
     _stackable(args.method, bundle)
     tasks = envs.resolve(args.tasks or checkpoint.tasks(base))
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
+    load_agent(spec, tasks)  # here, so that a policy of other tasks is one line and not a worker's traceback
     output = args.output or default_output("rl", args.method)
+    if checkpoint.exists(output) and not (output / ASKED).exists():
+        raise UserError(f"{output} holds another command's checkpoints; choose another --output")
     with Run(output, args.resume) as run:
         about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
         limits = Limits(args.steps, args.minutes)
@@ -67,6 +71,15 @@ def main(args: Args) -> int:
 
 def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
     {"dsrl": _dsrl, "recap": _recap, "ppo": _gradient, "grpo": _gradient}[args.method](args, spec, tasks, learning)
+
+
+def _refuse_nonsense(args: Args) -> None:
+    least = {"workers": 1, "seed": 0, "steps": 1}  # layouts of negative seeds are those of evaluation
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise UserError(f"--{name} is {getattr(args, name)}; use {value} or more")
+    if not args.minutes > 0:
+        raise UserError(f"--minutes is {args.minutes}; use more than 0")
 
 
 def _stackable(method: str, bundle: Any) -> None:
@@ -92,6 +105,8 @@ def _scratch(args: Args) -> int:
     with Run(args.output or default_output("rl", "scratch"), resume=False) as run:
         practice = Practice(run=run, limits=Limits(args.steps, args.minutes))
         scratch(task, practice, args.workers, args.seed)
+        if run.stop_requested:
+            raise KeyboardInterrupt("stopped; --method scratch does not resume")
         lately = sum(practice.recent) / max(1, len(practice.recent))
         print(f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes, {100 * lately:.0f}% of the last episodes")
     return 0
@@ -113,7 +128,7 @@ def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None
     from data.cache import FrameCache
     from policy.rl.recap import Recap, recap
 
-    cache = FrameCache.build(list(args.data or (Path("datasets") / _preset(learning.base),)), args.cache)
+    cache = FrameCache.build(list(args.data or _demonstrations(learning.base)), args.cache)
     learning.about |= {"data": cache.digest}
     recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
 
@@ -126,7 +141,13 @@ def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> N
     flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
 
 
-def _preset(base: Path) -> str:
+def _demonstrations(base: Path) -> tuple[Path, ...]:
     from policy import checkpoint
 
-    return str(checkpoint.recipe(base)["name"])
+    preset = checkpoint.recipe(base)["name"]
+    folder = Path("datasets") / preset
+    if not folder.exists():
+        raise UserError(
+            f"no demonstrations in {folder}, where `tandem train --preset {preset}` puts them; pass --data with some"
+        )
+    return (folder,)

@@ -129,7 +129,7 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
     assert made_by == ["tandem bench rl d", "tandem bench rl of old"]
 
 
-def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy):
+def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy, monkeypatch):
     evaluated(tmp_path / "before", push=[True, False])
     learned(tmp_path, "push_recap_0", push=[True, True])
     learned(tmp_path, "push_dsrl_0", push=[True, False])
@@ -142,8 +142,12 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     with pytest.raises(UserError, match="3 numbers for 2 methods"):
         measure(replace(args, minutes=(1.0, 2.0, 3.0)))
     learned(tmp_path, "stack_recap_0", stack=[True])
-    with pytest.raises(UserError, match="no episode of stack"):
+    asked = []
+    monkeypatch.setattr("scripts.benches.rl._tandem", lambda *flags: asked.append(flags))
+    with pytest.raises(UserError, match="no episode of stack"):  # for nothing was evaluated here
         measure(replace(args, tasks=("stack",), methods=("recap",)))
+    ((command, *flags),) = asked  # the policy before, and what is known of it stays
+    assert command == "eval" and flags[3:5] == ["push", "stack"] and flags[-1] == "--resume"
     assert metrics["push"]["recap"]["after"] == 1.0 and metrics["push"]["dsrl"]["after"] == 0.5
     published = results(args, metrics, tmp_path / "pages")
     assert published["rl"] == metrics
@@ -156,7 +160,7 @@ def test_learning_from_nothing_is_drawn_task_by_task_and_not_done_twice(tmp_path
     for task in ("reach", "push"):
         (run := tmp_path / "runs" / f"{task}_0").mkdir(parents=True)
         (run / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        (run / "sac.zip").touch()
+        (run / "learned.json").touch()
     args = scratch.Args(("reach", "push"), output=tmp_path / "runs")
     figures = scratch.results(args, scratch.measure(args))["rl_scratch"]
     assert figures["push"] == figures["reach"] and figures["reach"]["2000"]["success"] == 0.5

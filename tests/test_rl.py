@@ -93,7 +93,8 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
     assert {n: (folder / f"{n:06d}.npz").read_bytes() for n in contents} == contents
     assert after.steps > before.steps and f"{after.steps} steps" in done.stdout
     learned = Bundle.load(output)
-    assert learned.steering is not None and checkpoint.progress(output)["rl"]["seconds"] > spent
+    assert checkpoint.progress(output)["rl"]["seconds"] > spent
+    assert learned.steering is None and "choices of the warm-up are made" in done.stdout  # nothing was learned yet
     assert all(
         torch.equal(a, b)
         for a, b in zip(learned.model.parameters(), Bundle.load(trained).model.parameters(), strict=True)
@@ -181,11 +182,11 @@ def test_a_learner_that_is_not_finite_stops_with_one_line(trained, tmp_path, mon
     build, original = module._model, module.DSRL
     monkeypatch.setattr(module, "_model", poisoned)
     monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=8, batch=16, hidden=(8,)))
-    with pytest.raises(PolicyError, match="dsrl: .* not finite"):
+    with pytest.raises(PolicyError, match="sac: .* not finite"):
         rl.main(tyro.cli(rl.Args, args=[*command(trained, tmp_path / "run")[4:], "--steps", "600", "--workers", "1"]))
 
 
-def test_asked_to_stop_a_run_saves_what_it_learned(trained, tmp_path):
+def test_asked_to_stop_a_run_saves_and_says_how_to_go_on(trained, tmp_path):
     output = tmp_path / "run"
     running = subprocess.Popen(command(trained, output), stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -194,12 +195,16 @@ def test_asked_to_stop_a_run_saves_what_it_learned(trained, tmp_path):
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to all processes
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130 and "continue with --resume" in said and "Traceback" not in said
-    assert Bundle.load(output).steering is not None
+    assert checkpoint.progress(output)["rl"]["env_steps"] == Experience.open(output / "experience").steps > 0
 
 
-def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_path):
+def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_path, monkeypatch):
+    from dataclasses import replace
+
     import tyro
 
+    from data.cache import FrameCache
+    from data.errors import DataError
     from scripts import rl
     from scripts.errors import UserError
 
@@ -210,9 +215,46 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
         ask("--method", "scratch")
     with pytest.raises(UserError, match="does not resume"):
         ask("--method", "scratch", "--tasks", "reach", "--resume")
+    for flag, value in (("workers", "0"), ("seed", "-1"), ("steps", "0"), ("minutes", "0")):
+        with pytest.raises(UserError, match=f"--{flag} is {value}"):
+            ask(f"--{flag}", value)
+    with pytest.raises(DataError, match="robot is .*use data and model of one contract"):
+        ask("--checkpoint", "models/mt50", "--tasks", "reach")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="another command's checkpoints"):
+        ask("--output", str(trained), "--resume")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no demonstrations in datasets/.*tandem train --preset .*--data"):
+        ask("--checkpoint", str(trained.resolve()), "--method", "recap", "--tasks", "reach")
+    ask_again = ["--method", "recap", "--resume", "--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
     with pytest.raises(PolicyError, match="no demonstrations of stack"):
-        data = ["--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
-        ask("--method", "recap", "--tasks", "stack", *data)
+        ask("--tasks", "stack", *ask_again)
+    build = FrameCache.build
+    unnamed = [{"episode_index": row["episode_index"]} for row in build([demonstrations], tmp_path / "cache").episodes]
+    monkeypatch.setattr(FrameCache, "build", lambda *given: replace(build(*given), episodes=unnamed))
+    with pytest.raises(PolicyError, match="no demonstrations of reach"):
+        ask("--tasks", "reach", "--output", str(tmp_path / "other"), *(f for f in ask_again if f != "--resume"))
+
+
+def test_a_process_that_dies_is_one_line_and_takes_the_others_with_it():
+    import multiprocessing
+    from functools import partial
+
+    import gymnasium
+
+    from policy.rl.vector import in_processes
+
+    alive = partial(gymnasium.make, "CartPole-v1")
+    with pytest.raises(PolicyError, match="process died"), in_processes([alive, partial(os._exit, 1)]):
+        pass
+    with pytest.raises(PolicyError, match="process died"), in_processes([alive, alive]) as envs:
+        envs.reset()
+        envs.processes[1].kill()
+        envs.processes[1].join()
+        envs.step(np.zeros(2, int))
+    for process in multiprocessing.active_children():
+        process.join(timeout=10)
+    assert not multiprocessing.active_children()
 
 
 def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatch):
@@ -498,6 +540,44 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     assert {name.split(".")[0] for name in changed} == {"controller"}
 
 
+def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_ends(
+    trained, demonstrations, tmp_path, monkeypatch
+):
+    import tyro
+
+    import policy.rl.recap as module
+    from policy.pool import Crash, Pool
+    from policy.recipe import Stage
+    from policy.rl.judging import Judging
+    from policy.rl.lesson import Lesson
+    from scripts import rl
+
+    def run(pool, jobs):
+        """The first layout breaks always."""
+        return ((i, Crash("broke") if job.seed == 2_000_000 else pool.work(job)) for i, job in enumerate(jobs))
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    lesson, original = Lesson(stage=Stage(steps=3, batch=8, warmup=1)), module.Recap
+    quick = {"each": 1, "judging": Judging(value_steps=20), "lesson": lesson, "helped": 0.0}
+    monkeypatch.setattr(module, "Recap", lambda: original(episodes=3, **quick))
+    monkeypatch.setattr(Pool, "run", run)
+    flags = ["--checkpoint", str(trained), "--method", "recap", "--tasks", "reach", "--output", str(tmp_path / "run")]
+    flags += ["--workers", "1", "--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
+    with monkeypatch.context() as cut, pytest.raises(RuntimeError, match="killed"):
+        cut.setattr(module, "learn", killed)
+        rl.main(tyro.cli(rl.Args, args=flags))
+    experience = Experience.open(tmp_path / "run" / "experience")
+    assert len(experience) == 2 and not checkpoint.exists(tmp_path / "run")
+    rl.main(tyro.cli(rl.Args, args=[*flags, "--resume", "--steps", str(experience.steps)]))  # which are spent
+    assert len(Experience.open(tmp_path / "run" / "experience")) == 2
+    assert Bundle.load(tmp_path / "run").judgement is not None
+    monkeypatch.setattr(Pool, "run", lambda pool, jobs: ((i, Crash("broke")) for i in range(len(jobs))))
+    with pytest.raises(PolicyError, match="every episode of a round crashed"):
+        rl.main(tyro.cli(rl.Args, args=[*flags, "--output", str(tmp_path / "other")]))
+
+
 def test_what_is_chosen_is_as_likely_as_its_gaussian_and_without_it_the_flow_is_as_it_was(trained):
     from policy.rl.exploration import NOISY, RANGE, Explorer, explore, log_likelihood, step
 
@@ -661,6 +741,8 @@ def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
 
 
 def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
+    from contextlib import nullcontext
+
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     import policy.rl.scratch as module
@@ -668,7 +750,7 @@ def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
     from policy.run import Run
 
     made = []
-    monkeypatch.setattr(module, "SubprocVecEnv", lambda makers, **_: made.append(DummyVecEnv(makers)) or made[0])
+    monkeypatch.setattr(module, "in_processes", lambda makers: nullcontext(made.append(DummyVecEnv(makers)) or made[0]))
     with Run(tmp_path / "run", resume=False) as run:
         module.scratch("reach", Practice(run=run, limits=Limits(1, 1.0)), 2, seed=3)
     assert [env.unwrapped.np_random_seed for env in made[0].envs] == [training_seed(3), training_seed(3) + 1]
@@ -688,3 +770,27 @@ def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypa
     curve = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert curve[-1]["step"] >= 120 and [row["episodes"] for row in curve] == list(range(1, len(curve) + 1))
     assert all(row["low"] <= row["success"] <= row["high"] for row in curve)
+
+
+def test_scratch_stops_at_numbers_that_are_not_finite_and_stopped_is_not_done(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import tyro
+
+    import policy.rl.scratch as module
+    from policy.rl.progress import Limits, Practice
+    from scripts import rl
+
+    practice = Practice(run=SimpleNamespace(stop_requested=False), limits=Limits(100, 1.0))
+    fine = {"rewards": np.zeros(1), "new_obs": np.zeros((1, 3)), "infos": [{}], "dones": [False]}
+    count = module._Count(practice, 1)
+    count.locals = fine
+    assert count._on_step()
+    for name in ("rewards", "new_obs"):
+        count.locals = fine | {name: np.full((1, 3), np.nan)}
+        with pytest.raises(PolicyError, match="scratch: .* not finite"):
+            count._on_step()
+    monkeypatch.setattr(module, "scratch", lambda task, practice, *_: os.kill(os.getpid(), signal.SIGTERM))
+    flags = ["--method", "scratch", "--tasks", "reach", "--output", str(tmp_path / "run")]
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
+        rl.main(tyro.cli(rl.Args, args=flags))

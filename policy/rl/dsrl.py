@@ -1,6 +1,7 @@
 """DSRL: stable-baselines3's SAC chooses the noise of a frozen flow (arXiv 2506.15799).
 
-    SAC on NoiseEnv: observation = pooled latents, action = noise of the next chunk, reward = -1 a choice until success
+    SAC on NoiseEnv: observation = what is seen at a look, action = noise of the chunks of a whole attempt,
+                     reward = -1 a choice until success
     the actor becomes policy.steering.Steering in an otherwise unchanged checkpoint
 
 The default of `tandem rl`: cheap (small networks, nothing of the policy is trained) and safe (no chunk that the flow
@@ -29,15 +30,16 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.errors import PolicyError
 from policy.rl.experience import Episode, Experience
 from policy.rl.noise_env import HOLD, NoiseEnv
-from policy.rl.progress import Learning, training_seed, undisturbed
+from policy.rl.progress import Learning, training_seed
 from policy.rl.sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
+from policy.rl.vector import in_processes
 from policy.standardise import Standardise
 from policy.steering import Steering, SteeringConfig
 
@@ -94,32 +96,29 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     """Learns until `learning` ends; checkpoints are those of `spec` with steering."""
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
+    learning.resume(experience, settings)
     first, many = training_seed(seed) + -(-len(experience) // settings.repeats), (settings.hold, settings.repeats)
     makers: list[Callable[[], gymnasium.Env]] = [
-        partial(undisturbed, NoiseEnv, spec, tasks, first + index, workers, *many) for index in range(workers)
+        partial(NoiseEnv, spec, tasks, first + index, workers, *many) for index in range(workers)
     ]
-    learning.resume(experience, settings)
-    envs = SubprocVecEnv(makers, start_method="spawn")
-    try:
+    with in_processes(makers) as envs:
         _warm_up(envs, learning, experience, settings, seed)
-        if not len(experience):
-            return
+        if (choices := _choices(experience)) < settings.warm_up:
+            return _save_untaught(learning, f"{choices} of {settings.warm_up} choices of the warm-up are made")
         model = _model(envs, experience, settings, learning, seed)
         failure = -1 / (1 - settings.discount)
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
-        model.num_timesteps = _choices(experience)
-        if _newest(learning, settings) is None:
-            _catch_up(model, learning, settings, workers)
+        model.num_timesteps = choices
+        if _newest(learning) is None and not _catch_up(model, learning, settings, workers):
+            return _save_untaught(learning, "the warm-up is only in part learned from")
         save = partial(_save, model, learning, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
         save()
-    finally:
-        envs.close()
 
 
-def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, settings: DSRL, seed: int) -> None:
+def _warm_up(envs: VecEnv, learning: Learning, experience: Experience, settings: DSRL, seed: int) -> None:
     """Random noise until the experience holds `warm_up` choices."""
     rng, shape = np.random.default_rng([seed, len(experience)]), (envs.num_envs, *(envs.action_space.shape or ()))
     if (choices := _choices(experience)) < settings.warm_up:
@@ -129,26 +128,34 @@ def _warm_up(envs: SubprocVecEnv, learning: Learning, experience: Experience, se
         choices += sum(len(episode["noise"]) for episode in _store(infos, learning, experience))
 
 
-def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> None:
-    """The updates that the warm-up's choices have not had: its first choices are not to be a random network's."""
+def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> bool:
+    """The updates that the warm-up's choices have not had: its first choices are not to be a random network's. Were
+    there all of them?"""
     model.set_logger(Logger(folder=None, output_formats=[]))
     for _ in range(model.num_timesteps // workers // 3):
-        if not learning.ended():
-            model.train(settings.gradient_steps * workers, settings.batch)
+        if learning.ended():
+            return False
+        model.train(settings.gradient_steps * workers, settings.batch)
+    return True
 
 
-def _newest(learning: Learning, settings: DSRL) -> Path | None:
-    """The last checkpoint that knew a whole warm-up: another one, of a run that was stopped before, begins again."""
+def _save_untaught(learning: Learning, why: str) -> None:
+    """The policy as it was: a network that has learned nothing would steer it at random."""
+    learning.save(judgement=learning.bundle.judgement, state={})
+    print(f"{why}: the checkpoint is the policy as it was; --resume with more --minutes or --steps goes on")
+
+
+def _newest(learning: Learning) -> Path | None:
+    """The last checkpoint that learned: another one, of a run that was stopped before, begins again."""
     newest = learning.newest()
-    known = 0 if newest is None else int(checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{CHOICES}"))
-    return newest if known >= settings.warm_up else None
+    return newest if newest is not None and (newest / checkpoint.TRAINING / CHOICES).exists() else None
 
 
 def _choices(experience: Experience) -> int:
     return sum(len(episode["noise"]) for episode in experience)
 
 
-def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
+def _model(envs: VecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
     model = CheckedSAC(
         NormalisedCritics, envs, seed=seed + len(experience), device="cpu",
         learning_rate=settings.learning_rate, gamma=settings.discount, batch_size=settings.batch, learning_starts=0,
@@ -161,7 +168,7 @@ def _model(envs: SubprocVecEnv, experience: Experience, settings: DSRL, learning
             "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
         },
     )  # fmt: skip
-    if (newest := _newest(learning, settings)) is not None:
+    if (newest := _newest(learning)) is not None:
         _restore(model, newest)
         return model
     seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))

@@ -52,7 +52,7 @@ class FlowPolicyGradient:
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
 
 
-MOMENTS, GROUPS = "optimizer.safetensors", "optimizer.json"  # in a checkpoint's training state
+MOMENTS, GROUPS, TOOK = "optimizer.safetensors", "optimizer.json", "took.json"  # in a checkpoint's training state
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Learner:
     explorer: Explorer
     baseline: Baseline
     optimizer: torch.optim.Optimizer
+    took: float = 0.0  # seconds of the last round
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs beside the policy."""
@@ -71,6 +72,7 @@ class Learner:
             EXPLORER: dict(self.explorer.state_dict()),
             MOMENTS: moments,
             GROUPS: groups,
+            TOOK: self.took,
         } | self.baseline.state()
 
 
@@ -87,9 +89,9 @@ def flow_policy_gradient(
     learning.resume(experience, settings)
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
-    newest, took = learning.newest() or _save(learning, learner), 0.0
+    newest = learning.newest() or _save(learning, learner)
     with Pool(roll_out, workers) as pool:
-        while not learning.ended() and learning.left > took:
+        while not learning.ended() and learning.left > learner.took:
             begin = learning.seconds
             jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)
             rollouts = _rollouts(pool, jobs, learning)
@@ -103,7 +105,8 @@ def flow_policy_gradient(
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved |= learner.baseline.learn(experience, len(rollouts))
             learning.run.log("flow_policy_gradient", experience.steps, moved)
-            newest, took = _save(learning, learner), learning.seconds - begin
+            learner.took = learning.seconds - begin
+            newest = _save(learning, learner)
 
 
 def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
@@ -135,7 +138,8 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
         optimizer.load_state_dict(
             optimizer_state.joined(moments, checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}"))
         )
-    return Learner(bundle, explorer, baseline, optimizer)
+    took = 0.0 if newest is None else checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{TOOK}")
+    return Learner(bundle, explorer, baseline, optimizer, took)
 
 
 def _save(learning: Learning, learner: Learner) -> Path:

@@ -1,7 +1,7 @@
 """Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
 
     observation  float32 (F + 1,)   what the agent sees at a look (policy/situation.py), and the share of time passed
-    action       float32 (A,) in [-1, 1], the noise of the next chunk (policy/steering.py)
+    action       float32 (A,) in [-1, 1], the noise of the next chunks (policy/steering.py)
     reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
 A step is `hold` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
@@ -31,6 +31,7 @@ from policy.rollout import environment, noise_seed
 from policy.steering import spread
 
 HOLD = 10  # looks that one noise lasts: a whole attempt
+BREAKS = 10  # simulations that break one after the other before learning stops
 
 
 class NoiseEnv(gymnasium.Env):
@@ -50,6 +51,7 @@ class NoiseEnv(gymnasium.Env):
         self.tasks, self.agent = tasks, agent
         self.seed, self.stride, self.hold, self.repeats = first_seed, stride, hold, repeats
         self.left = repeats  # times that this layout is to be met
+        self.breaks = 0  # simulations that broke, one after the other
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
         self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
@@ -85,7 +87,10 @@ class NoiseEnv(gymnasium.Env):
         except PolicyError as error:  # an exception would end the worker, and say nothing to the learner
             return self.features, -1.0, False, True, {"error": str(error)}
         info: dict[str, Any] = {"is_success": success}
+        self.breaks = self.breaks + 1 if self.broken else 0
         if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
+            if self.breaks == BREAKS:
+                info["error"] = f"{self.task}: {BREAKS} simulations in a row broke; run `tandem doctor`, then --resume"
             return self.features, -1.0, False, True, info
         if success or truncated:
             log = {key: np.stack(rows) for key, rows in self.kept.items()}

@@ -5,10 +5,8 @@ what the algorithm itself needs to go on.
 """
 
 import json
-import signal
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,6 @@ CLOCK = "seconds"  # file of a run: how long it had learned when that was last n
 def training_seed(seed: int) -> int:
     """The first layout of a run, so that runs of different seeds meet different ones."""
     return TRAINING_SEEDS + 100_000 * seed
-
-
-def undisturbed(make: Callable[..., Any], *arguments: Any) -> Any:
-    """make(*arguments), in a worker that leaves Ctrl-C to its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make(*arguments)
 
 
 @dataclass(frozen=True)

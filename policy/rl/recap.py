@@ -71,24 +71,33 @@ def recap(
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
     learning.resume(experience, settings)
     demonstrations = of_demonstrations(bundle, cache, tasks)
-    while not learning.ended():
+    while _goes_on(learning, experience):
         newest, begin, last = learning.newest(), learning.seconds, _last_round(learning)
         if learning.left < SLACK * last.learned + LEAST * last.practised:
             return
         actor = spec if newest is None else replace(spec, checkpoint=str(newest))
         goal = last.episodes + max(settings.episodes, settings.each * len(tasks))
-        jobs = _jobs(actor, tasks, goal, experience, settings, seed)
+        jobs = [] if learning.ended() else _jobs(actor, tasks, goal, experience, settings, seed)
         _practise(jobs, begin + learning.left - SLACK * last.learned, learning, experience, workers)
         if learning.run.stop_requested:
             return
+        if len(experience) == last.episodes:
+            raise PolicyError("recap: every episode of a round crashed its worker; run `tandem doctor`, then --resume")
         practised = learning.seconds
         data = _data(bundle, demonstrations, experience, tasks, settings.judging, seed)
         before = bundle if newest is None else Bundle.load(newest)
         learned = learn(before, data, learning, settings.lesson, seed + last.episodes)
+        del data  # or the next round's would lie beside it
         if learned is None:
             return
         done = Round(len(experience), practised - begin, learning.seconds - practised)
         _save(learning, *learned, done)
+
+
+def _goes_on(learning: Learning, experience: Experience) -> bool:
+    """A round that was practised is learned from, even where it took the last of the steps that were asked for."""
+    practised = len(experience) > _last_round(learning).episodes
+    return not learning.ended() or (practised and learning.left > 0 and not learning.run.stop_requested)
 
 
 def _last_round(learning: Learning) -> Round:
@@ -121,11 +130,9 @@ def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Ex
             alone = result.success if result.takeover == 1 else None  # not those that were done before help came
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
-                return
+                break
     if crashed:
         learning.run.log("recap", experience.steps, {"crashed": crashed})
-        if crashed == len(jobs):
-            raise PolicyError("recap: every episode of a round crashed its worker; run `tandem doctor`, then --resume")
 
 
 def unmet(met: set[int], many: int) -> list[int]:

@@ -78,7 +78,7 @@ class CheckedSAC(SAC):
             raise PolicyError(_NOT_FINITE)
 
 
-_NOT_FINITE = "dsrl: an update left weights that are not finite; --resume goes on from the last checkpoint"
+_NOT_FINITE = "sac: an update left weights that are not finite; dsrl goes on from its last checkpoint with --resume"
 
 
 class WholeEpisodes(ReplayBuffer):

@@ -55,7 +55,7 @@ class Samples:
 
 def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...]) -> Samples:
     """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
-    names = [str(row["sim/task"]) for row in cache.episodes]
+    names = [str(row.get("sim/task", "")) for row in cache.episodes]
     wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
     pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
     index = np.flatnonzero(wanted & ~pushed)

@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
-from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from policy.rl.progress import Practice, training_seed, undisturbed
+from policy.errors import PolicyError
+from policy.rl.progress import Practice, training_seed
+from policy.rl.sac import CheckedSAC
+from policy.rl.vector import in_processes
 
 
 class _Count(BaseCallback):
@@ -24,6 +26,8 @@ class _Count(BaseCallback):
         self.practice, self.lengths = practice, [0] * workers
 
     def _on_step(self) -> bool:
+        if not np.isfinite(self.locals["rewards"]).all() or not np.isfinite(self.locals["new_obs"]).all():
+            raise PolicyError("scratch: the task gave a reward or a state that is not finite; mend the task")
         for worker, (info, ended) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
             self.lengths[worker] += 1
             if ended:
@@ -35,14 +39,11 @@ class _Count(BaseCallback):
 def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
     """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
     torch.set_num_threads(1)
-    envs = SubprocVecEnv([partial(undisturbed, _make, task) for _ in range(workers)], start_method="spawn")
-    try:
-        model = SAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)
+    with in_processes([partial(_make, task) for _ in range(workers)]) as envs:
+        model = CheckedSAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)
         envs.seed(training_seed(seed))  # SAC gave them its own
         model.learn(2**62, callback=_Count(practice, workers))
         model.save(practice.folder / "sac.zip")
-    finally:
-        envs.close()
 
 
 def _make(task: str) -> gymnasium.Env:

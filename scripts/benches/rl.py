@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import envs
 from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import Record, merged, read_record
+from scripts.benches.rl_record import Record, evaluated_tasks, merged, read_record
 from scripts.benches.rl_rows import Rows, curves, rows, speed, suite
 from scripts.errors import UserError
 from scripts.manifest import this_command
@@ -142,7 +142,9 @@ def _cost(folder: Path) -> dict[str, Any]:
 
 
 def _evaluated(args: Args, checkpoint: Path, tasks: tuple[str, ...], folder: Path) -> Path:
-    if not (folder / "results.json").exists():
+    known = evaluated_tasks(folder)
+    if not set(tasks) <= set(known):
+        tasks = (*known, *(task for task in tasks if task not in known))
         flags = ["--checkpoint", str(checkpoint), "--tasks", *tasks, "--episodes", str(args.episodes)]
         flags += ["--modes", "flat", "--controls", "normal", "--workers", str(args.workers), "--output", str(folder)]
         _tandem("eval", *flags, *(["--resume"] if folder.exists() else []))

@@ -79,6 +79,12 @@ def curve_in(folder: Path) -> list[tuple[int, float, int]]:
     return [(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"]
 
 
+def evaluated_tasks(folder: Path) -> tuple[str, ...]:
+    """Of an evaluation that is finished; none where there is none."""
+    file = folder / "results.json"
+    return tuple(dict.fromkeys(e["task"] for e in json.loads(file.read_text())["episodes"])) if file.exists() else ()
+
+
 def outcomes(folder: Path, task: str) -> Outcomes:
     episodes = json.loads((folder / "results.json").read_text())["episodes"]
     ran = [e for e in episodes if e["task"] == task and e["status"] in ("done", "sim_error")]

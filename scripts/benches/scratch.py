@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from data.layout import json_bytes, write_atomic
 from scripts.benches.rl_record import curve_in
 from scripts.benches.rl_rows import curve
 from scripts.errors import UserError
 from scripts.settings import same_settings
 
-DONE = "sac.zip"  # which a run leaves at its end
+DONE = "learned.json"  # left in the folder of a run that ended by itself
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,5 @@ def _learned(args: Args, task: str) -> dict[str, Any]:
         flags += ["--workers", str(args.workers), "--output", str(folder)]
         if subprocess.run([sys.executable, "-m", "scripts", "rl", *flags]).returncode:
             raise UserError(f"learning {task} failed; delete {folder} where it exists, and run again")
+        write_atomic(folder / DONE, json_bytes({"minutes": args.minutes}))
     return curve([curve_in(folder)])
