@@ -36,7 +36,7 @@ class Runtime:
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
-    noise: float = 1.0  # deviation of the random numbers that become a chunk, as in training; 0: a sight has one chunk
+    noise: float | None = None  # deviation of what becomes a chunk; 0: a sight has one chunk; none: 1, or as it learned
     guidance: float | None = None  # after recap: above 1, away from what it would do untold; none: as it learned
     device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
@@ -141,7 +141,13 @@ class TandemAgent:
 
     def _white(self, *shape: int) -> Tensor:
         noise = torch.randn(*shape, generator=self.generator)  # the same on every device
-        return self.runtime.noise * noise.to(self.bundle.device)
+        return self._deviation() * noise.to(self.bundle.device)
+
+    def _deviation(self) -> float:
+        if self.runtime.noise is not None:
+            return self.runtime.noise
+        steered, judgement = self.bundle.steering is not None, self.bundle.judgement
+        return 1.0 if steered or judgement is None else judgement.cfg.noise
 
     def _tick_is_due(self) -> bool:
         return self.goal is None or self.since_tick >= self.sizes.tick or self.progress >= self.runtime.done
@@ -206,8 +212,8 @@ class TandemAgent:
 def _refuse_contradictions(runtime: Runtime, steered: bool, told: bool) -> None:
     if runtime.guidance is not None and not told:
         raise PolicyError("--runtime.guidance is for checkpoints of recap, which are told how to act; leave it out")
-    if runtime.noise < 0:
+    if runtime.noise is not None and runtime.noise < 0:
         raise PolicyError(f"--runtime.noise is {runtime.noise}, a deviation; use 0 or more")
-    if runtime.plan == "rank" and (steered or not runtime.noise):
+    if runtime.plan == "rank" and (steered or runtime.noise == 0):
         why = "a steered checkpoint" if steered else "without noise the policy"
         raise PolicyError(f"{why} chooses one chunk, there is nothing to rank; use --runtime.plan off")

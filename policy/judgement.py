@@ -18,6 +18,7 @@ UNKNOWN, BAD, GOOD = -1, 0, 1
 class JudgementConfig:
     width: int  # D
     guidance: float = 1.0  # 1: as told; above: away from what it would do untold
+    noise: float = 1.0  # at test, deviation of the random numbers that become a chunk; while it practises: 1
 
 
 class Judgement(nn.Module):

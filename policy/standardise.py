@@ -37,7 +37,7 @@ class Standardise(nn.Module):
         # in float64: of a few alike rows, as of layouts that are met again and again, float32 finds no directions
         _, directions = torch.linalg.eigh((rest.mT @ rest).double())  # in ascending order
         self.directions.copy_(directions.flip(1)[:, : self.directions.shape[1]])
-        self.deviation.copy_(self._turned(seen).std(0, correction=0).clamp(min=FLOOR))
+        self.deviation.copy_(self._turned(seen).std(0).clamp(min=FLOOR))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self._turned(x) / self.deviation).clamp(-LIMIT, LIMIT)

@@ -110,7 +110,7 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     kept, build = [], module._model
     monkeypatch.setattr(module, "_model", lambda *given: kept.append(build(*given)) or kept[-1])
     original = module.DSRL
-    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,)))
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=4, batch=16, hidden=(8,)))
     output = tmp_path / "run"
     rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--steps", "200", "--workers", "1"]))
     (model,) = kept
@@ -139,7 +139,7 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
     assert not [path for path in output.rglob("*") if path.suffix in (".zip", ".pt", ".pkl")]
     with pytest.raises(PolicyError, match="seed was 0, is 1"):
         rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--seed", "1", "--resume"]))
-    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=20, batch=16, hidden=(8,), discount=0.5))
+    monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=4, batch=16, hidden=(8,), discount=0.5))
     with pytest.raises(PolicyError, match=r"discount was 0.8, is 0.5"):
         rl.main(tyro.cli(rl.Args, args=[*command(trained, output)[4:], "--resume"]))
 
@@ -507,6 +507,32 @@ def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
     torch.testing.assert_close(act(told=told, untold=untold, guidance=0.0), act())
 
 
+def test_after_recap_a_policy_acts_with_less_noise_than_it_practises_with(trained):
+    from dataclasses import replace
+
+    from policy.judgement import Judgement, JudgementConfig
+    from policy.rl.lesson import Lesson
+    from policy.steering import Steering, SteeringConfig
+
+    bundle = Bundle.load(trained)
+    told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width, noise=0.25)))
+
+    def deviation(bundle, **how):
+        agent = TandemAgent(bundle, Runtime(mode="flat", **how))
+        agent.reset("", 0)
+        return float(agent._white(2000).std())
+
+    assert deviation(told) == pytest.approx(deviation(bundle) / 4)
+    assert deviation(told, noise=1.0) == deviation(bundle, noise=1.0) == deviation(bundle) > 0.9
+    assert deviation(told, noise=0.0) == 0
+    sizes = bundle.feature_sizes
+    cfg = SteeringConfig(
+        sizes.features, sizes.plain, bundle.sizes.chunk, bundle.model.controller.cfg.action_dim, 1, (8,)
+    )
+    assert deviation(replace(told, steering=Steering(cfg))) == deviation(bundle)  # dsrl chose the noise
+    assert 0 < Lesson().noise < 1
+
+
 def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_path):
     output = tmp_path / "run"
     more = ["--method", "recap", "--data", str(demonstrations), "--cache", str(tmp_path / "cache"), "--tasks", "reach"]
@@ -554,6 +580,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
 
     def run(pool, jobs):
         """The first layout breaks always."""
+        assert all(job.spec.runtime.noise == 1 for job in jobs)  # whatever it acts with at test
         return ((i, Crash("broke") if job.seed == 2_000_000 else pool.work(job)) for i, job in enumerate(jobs))
 
     def killed(*_):

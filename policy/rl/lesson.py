@@ -4,6 +4,8 @@
 
 Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
+- At test a chunk begins with less noise than while it practises. On layouts of training a policy that had practised for
+  an hour was as often successful and a few steps faster for it; one that has only imitated was not.
 - Every kind of data has its share of a batch, demonstrations too, however much there is of it; a few rows are told
   nothing, for guidance.
 """
@@ -45,6 +47,7 @@ class Lesson:
     shares: Shares = Shares()
     stage: Stage = Stage(steps=600, learning_rate=3e-4, warmup=50, ema=0.995)
     guidance: float = 1.0
+    noise: float = 0.3  # at test
 
 
 DEMONSTRATION, CORRECTION, PRAISED, BLAMED, UNUSED = range(5)
@@ -125,7 +128,7 @@ def learn(
     torch.manual_seed(seed)
     controller = Controller(bundle.model.controller.cfg)
     controller.load_state_dict(bundle.model.controller.state_dict())
-    judgement = Judgement(JudgementConfig(bundle.sizes.width, settings.guidance))
+    judgement = Judgement(JudgementConfig(bundle.sizes.width, settings.guidance, settings.noise))
     if bundle.judgement is not None:
         judgement.load_state_dict(bundle.judgement.state_dict())
     parts, steps = _Parts(controller, judgement), settings.stage.steps

@@ -75,7 +75,8 @@ def recap(
         newest, begin, last = learning.newest(), learning.seconds, _last_round(learning)
         if learning.left < SLACK * last.learned + LEAST * last.practised:
             return
-        actor = spec if newest is None else replace(spec, checkpoint=str(newest))
+        practising = replace(spec, runtime=replace(spec.runtime, noise=1.0))
+        actor = practising if newest is None else replace(practising, checkpoint=str(newest))
         goal = last.episodes + max(settings.episodes, settings.each * len(tasks))
         jobs = [] if learning.ended() else _jobs(actor, tasks, goal, experience, settings, seed)
         _practise(jobs, begin + learning.left - SLACK * last.learned, learning, experience, workers)
