@@ -10,6 +10,7 @@ from scripts.benches import scratch
 from scripts.benches.rl import Args, commands, measure, results
 from scripts.benches.rl_record import Record, read_record
 from scripts.benches.rl_rows import curves, gain, interval
+from scripts.benches.rl_speed import speed
 from scripts.errors import UserError
 from scripts.results import plots, write_result
 
@@ -153,6 +154,31 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     assert published["rl"] == metrics
     assert (published["rl_speed"]["length_before"], published["rl_speed"]["length_after"]) == (100, 50)
     assert published["rl_speed"]["change"] == -0.5
+    every = published["rl_speed"]["layouts"]["all, a failure as long as it lasted"]
+    assert (every["length_before"], every["length_after"]) == (150, 50.5)  # (100 + 200) / 2, (50 + 51) / 2
+
+
+def record(seed, before, after, task="push", settings=None):
+    sides = ({task: dict(enumerate(before))}, {task: dict(enumerate(after))})
+    return Record("together", "recap", seed, "base", 1.0, "", "", settings or {}, 0, 1.0, [], *sides)
+
+
+def test_speed_is_a_ratio_of_means_over_tasks_with_its_interval():
+    rng = np.random.default_rng(3)
+    slow = [(bool(won), int(steps)) for won, steps in zip(rng.random(50) < 0.6, rng.integers(30, 90, 50), strict=True)]
+    fast = [(won, steps // 2) for won, steps in slow]
+    found = speed([record(seed, slow, fast) for seed in (0, 1)])
+    both = found["layouts"]["succeed before and after"]
+    assert both["low"] <= both["change"] == found["change"] <= both["high"]
+    assert both["change"] == pytest.approx(-0.5, abs=0.01) and both["high"] - both["low"] < 0.02  # every one is halved
+    shuffled = speed([record(0, slow, [slow[i] for i in rng.permutation(50)])])["layouts"]
+    assert all(row["low"] < 0 < row["high"] for row in shuffled.values())
+    hopeless = record(0, [(False, 120)] * 3, [(False, 120)] * 3, "stack")
+    with_hopeless = speed([record(0, slow, fast), hopeless])
+    assert with_hopeless["change"] == found["change"]  # a task without such layouts has no length
+    assert speed([hopeless]) == {}
+    with pytest.raises(UserError, match="other settings"):
+        speed([record(0, slow, fast), record(1, slow, fast, settings={"discount": 0.5})])
 
 
 def test_learning_from_nothing_is_drawn_task_by_task_and_not_done_twice(tmp_path):

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import envs
 from data.layout import json_bytes, write_atomic
 from scripts.benches.rl_record import Record, evaluated_tasks, merged, read_record
-from scripts.benches.rl_rows import Rows, curves, rows, speed, suite
+from scripts.benches.rl_rows import Rows, curves, rows, suite
+from scripts.benches.rl_speed import speed
 from scripts.errors import UserError
 from scripts.manifest import this_command
 from scripts.results import result_file
@@ -87,9 +88,9 @@ def results(args: Args, _: Rows, folder: Path | None = None) -> dict[str, dict[s
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in rows(_records(args)).items()})}
     kept = _kept(args, folder)
     shown, drawn = _over(_published("rl", folder), rows(kept)), _over(_published("rl_curves", folder), curves(kept))
-    of_recap = [row["recap"] for row in shown.values() if "recap" in row and row["recap"]["length_before"]]
+    faster = speed([record for record in kept if record.method == "recap"])
     runs = {"_".join((*record.row, str(record.seed))): record.as_dict() for record in kept}
-    return {"rl_runs": runs, "rl": shown, "rl_curves": drawn} | ({"rl_speed": speed(of_recap)} if of_recap else {})
+    return {"rl_runs": runs, "rl": shown, "rl_curves": drawn} | ({"rl_speed": faster} if faster else {})
 
 
 def commands(args: Args, folder: Path | None = None) -> str:

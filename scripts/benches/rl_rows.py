@@ -1,4 +1,4 @@
-"""What the pages show of reinforcement learning, made of records: gains, speed, curves, a suite."""
+"""What the pages show of reinforcement learning, made of records: gains, curves, a suite."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -63,14 +63,6 @@ def interval(changes: np.ndarray, draws: int = 4000) -> tuple[float, float]:
     means = [changes[rng.integers(S, size=S)][:, rng.integers(L, size=L)].mean() for _ in range(draws)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
-
-
-def speed(of_recap: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over tasks of control steps to success, and of success."""
-    names = ("length_before", "length_after")
-    length = {name: sum(row[name] for row in of_recap) / len(of_recap) for name in names}
-    success = {f"success_{n}": sum(row[n] for row in of_recap) / len(of_recap) for n in ("before", "after")}
-    return length | {"change": length["length_after"] / length["length_before"] - 1} | success
 
 
 def suite(of_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
