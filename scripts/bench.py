@@ -36,13 +36,13 @@ def main(args: Any) -> int:
     show(metrics)
     if args.publish:
         topic = module.__name__.rpartition(".")[2]
-        command = module.commands(args) if hasattr(module, "commands") else this_command()
+        commands = module.commands(args) if hasattr(module, "commands") else {}
         shared = module.headline(metrics) if hasattr(module, "headline") else {}  # several topics share one table
         own = module.results(args, metrics) if hasattr(module, "results") else {f"bench_{topic}": metrics}
         for name, figures in own.items():
-            write_result(name, command, figures)
+            write_result(name, commands.get(name, this_command()), figures)
         if shared:
-            add_to_result(module.RESULT, command, shared)
+            add_to_result(module.RESULT, this_command(), shared)
     return 0
 
 

@@ -105,29 +105,38 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
     pages = tmp_path / "pages"
 
     def publish(output, seeds, minutes=60.0, **after):
-        evaluated(output / "before", push=[True, False])
+        evaluated(output / "before", **{task: [True, False] for task in after})
         for seed in seeds:
-            learned(output, f"push_recap_{seed}", **after)
-        args = Args(policy, ("push",), ("recap",), len(seeds), seeds[0], minutes=(minutes,), output=output)
+            learned(output, f"{'together' if len(after) > 1 else 'push'}_recap_{seed}", **after)
+        together: tuple = ("recap",) if len(after) > 1 else ()
+        args = Args(
+            policy, tuple(after), ("recap",), len(seeds), seeds[0], (minutes,), together=together, output=output
+        )
         monkeypatch.setattr("scripts.benches.rl.this_command", lambda: f"tandem bench rl {output.name}")
-        command = commands(args, pages)
+        made_by = commands(args, pages)
         for name, metrics in results(args, measure(args), pages).items():
-            write_result(name, command, metrics, pages)
+            write_result(name, made_by[name], metrics, pages)
         published = json.loads((pages / "rl.json").read_text())
         return published["metrics"], published["command"].split("; ")
 
-    write_result("rl", "tandem bench rl of old", {"stack": {"dsrl": {"after": 0.5}}}, pages)
+    publish(tmp_path / "others", [0], reach=[True, True], stack=[True, False])
     first, made_by = publish(tmp_path / "a", [0], push=[True, False])
-    assert first["stack"] == {"dsrl": {"after": 0.5}}
-    assert made_by == ["tandem bench rl a", "tandem bench rl of old"]
+    assert set(first) == {"push", "reach", "stack"}
+    assert made_by == ["tandem bench rl a", "tandem bench rl others"]
     second, made_by = publish(tmp_path / "b", [1, 2], push=[True, True])
     assert (second["push"]["recap"]["seeds"], second["push"]["recap"]["each"]) == (3, "50/100/100")
-    assert made_by == ["tandem bench rl a", "tandem bench rl b", "tandem bench rl of old"]
+    assert made_by == ["tandem bench rl a", "tandem bench rl b", "tandem bench rl others"]
     again, _ = publish(tmp_path / "c", [1], push=[False, False])
     assert again["push"]["recap"]["each"] == "50/0/100"  # a seed that was learned again replaces itself
+    of_speed = json.loads((pages / "rl_speed.json").read_text())["command"]
+    assert "others" not in of_speed and of_speed.startswith("tandem bench rl a; ")  # it has fewer seeds
     other, made_by = publish(tmp_path / "d", [3], minutes=30.0, push=[True, True])
     assert (other["push"]["recap"]["seeds"], other["push"]["recap"]["each"]) == (1, "100")
-    assert made_by == ["tandem bench rl d", "tandem bench rl of old"]
+    assert made_by == ["tandem bench rl d", "tandem bench rl others"]
+    wider, made_by = publish(tmp_path / "e", [0], push=[True, True], stack=[True, True])
+    assert set(wider) == {"push", "stack"} and made_by == ["tandem bench rl e"]  # of its tasks, a row says one thing
+    wider, made_by = publish(tmp_path / "f", [0], reach=[True, True], press_button=[True, True])
+    assert set(wider) == {"push", "stack", "reach", "press_button"}  # one run of other tasks is another row
 
 
 def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, policy, monkeypatch):
@@ -160,7 +169,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
 
 def record(seed, before, after, task="push", settings=None):
     sides = ({task: dict(enumerate(before))}, {task: dict(enumerate(after))})
-    return Record("together", "recap", seed, "base", 1.0, "", "", settings or {}, 0, 1.0, [], *sides)
+    return Record("recap", seed, "base", 1.0, "", "", settings or {}, 0, 1.0, [], *sides)
 
 
 def test_speed_is_a_ratio_of_means_over_tasks_with_its_interval():

@@ -8,6 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,41 +88,35 @@ def results(args: Args, _: Rows, folder: Path | None = None) -> dict[str, dict[s
     if args.result == "rl_suite":
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in rows(_records(args)).items()})}
     kept = _kept(args, folder)
-    shown, drawn = _over(_published("rl", folder), rows(kept)), _over(_published("rl_curves", folder), curves(kept))
-    faster = speed([record for record in kept if record.method == "recap"])
     runs = {"_".join((*record.row, str(record.seed))): record.as_dict() for record in kept}
-    return {"rl_runs": runs, "rl": shown, "rl_curves": drawn} | ({"rl_speed": faster} if faster else {})
+    faster = speed(_of_speed(kept))
+    return {"rl_runs": runs, "rl": rows(kept), "rl_curves": curves(kept)} | ({"rl_speed": faster} if faster else {})
 
 
-def commands(args: Args, folder: Path | None = None) -> str:
-    """All that the published rows come from."""
+def commands(args: Args, folder: Path | None = None) -> dict[str, str]:
+    """What each of them comes from."""
     if args.result == "rl_suite":
-        return this_command()
+        return {"rl_suite": this_command()}
     kept = _kept(args, folder)
-    known = {(task, record.method) for record in kept for task in record.after}
-    shown = [(task, method) for task, row in _published("rl", folder).items() for method in row]
-    before_records = set(_written_by("rl", folder)) - {raw["command"] for raw in _published("rl_runs", folder).values()}
-    stay = before_records if set(shown) - known else set()
-    return "; ".join(sorted({record.command for record in kept} | stay))
+    everything = _commands(kept)
+    return {"rl_runs": everything, "rl": everything, "rl_curves": everything, "rl_speed": _commands(_of_speed(kept))}
 
 
-def _written_by(name: str, folder: Path | None) -> list[str]:
-    file = result_file(name, folder)
-    return str(json.loads(file.read_text())["command"]).split("; ") if file.exists() else []
+def _commands(records: list[Record]) -> str:
+    return "; ".join(sorted({record.command for record in records}))
+
+
+def _of_speed(records: list[Record]) -> list[Record]:
+    """Those of recap's rows that have the most training seeds."""
+    ours = [record for record in records if record.method == "recap"]
+    seeds = Counter(record.row for record in ours)
+    return [record for record in ours if seeds[record.row] == max(seeds.values())]
 
 
 def _kept(args: Args, folder: Path | None) -> list[Record]:
-    return merged([Record.from_dict(raw) for raw in _published("rl_runs", folder).values()], _records(args))
-
-
-def _published(name: str, folder: Path | None) -> dict[str, Any]:
-    file = result_file(name, folder)
-    return dict(json.loads(file.read_text())["metrics"]) if file.exists() else {}
-
-
-def _over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """{task: {method: ...}}, and of the old what the new has not."""
-    return {task: old.get(task, {}) | new.get(task, {}) for task in [*old, *(task for task in new if task not in old)]}
+    file = result_file("rl_runs", folder)
+    published = json.loads(file.read_text())["metrics"] if file.exists() else {}
+    return merged([Record.from_dict(raw) for raw in published.values()], _records(args))
 
 
 def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int, folder: Path) -> None:

@@ -16,7 +16,6 @@ Outcomes = dict[int, tuple[bool, int]]  # seed of a layout -> success, control s
 
 @dataclass(frozen=True)
 class Record:
-    group: str  # the task, or "together": one policy learned several
     method: str
     seed: int  # of training
     base: str  # digest of the checkpoint it began with
@@ -31,12 +30,22 @@ class Record:
     after: dict[str, Outcomes]
 
     @property
+    def group(self) -> str:
+        """The tasks that one policy learned."""
+        return "_".join(self.after)
+
+    @property
     def row(self) -> tuple[str, str]:
         return self.group, self.method
 
     def like(self, other: "Record") -> bool:
         """May both be seeds of one row?"""
         return (self.base, self.minutes, self.settings) == (other.base, other.minutes, other.settings)
+
+    def excludes(self, other: "Record") -> bool:
+        """They are about the same task and method, and no seeds of one row."""
+        same = self.method == other.method and bool(set(self.after) & set(other.after))
+        return same and not (self.row == other.row and self.like(other))
 
     def as_dict(self) -> dict[str, Any]:
         packed = {name: {t: _packed(o) for t, o in getattr(self, name).items()} for name in ("before", "after")}
@@ -65,8 +74,8 @@ def read_record(
     """Of a finished run in `folder` and the evaluation `before` it."""
     cost, made = (json.loads((folder / name).read_text()) for name in ("learned.json", "made_with.json"))
     return Record(
-        group=folder.name.removesuffix(f"_{method}_{seed}"), method=method, seed=seed, base=base, minutes=minutes,
-        command=command, code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
+        method=method, seed=seed, base=base, minutes=minutes, command=command,
+        code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
         took=round(cost["minutes"], 2), curve=curve_in(folder),
         before={task: outcomes(before, task) for task in tasks},
         after={task: outcomes(folder / "eval", task) for task in tasks},
@@ -94,10 +103,9 @@ def outcomes(folder: Path, task: str) -> Outcomes:
 
 
 def merged(old: list[Record], new: list[Record]) -> list[Record]:
-    """Old records stay where they are other seeds of the same rows, or of rows that are not in `new`."""
-    newest = {record.row: record for record in new}
+    """Old records stay where they are other seeds of the same rows, or of tasks and methods that are not in `new`."""
     done = {(record.row, record.seed) for record in new}
-    stay = [r for r in old if (r.row, r.seed) not in done and (r.row not in newest or r.like(newest[r.row]))]
+    stay = [r for r in old if (r.row, r.seed) not in done and not any(r.excludes(n) for n in new)]
     return sorted([*stay, *new], key=lambda record: (record.row, record.seed))
 
 

@@ -72,8 +72,8 @@ def suite(of_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def curves(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
-    """{task or "together": {method: {environment steps: success with its interval}}}, over the training seeds; while a
-    policy learns it explores, so that this is less than what it reaches."""
+    """{tasks that one policy learned: {method: {environment steps: success with its interval}}}, over the training
+    seeds; while a policy learns it explores, so that this is less than what it reaches."""
     found: dict[str, dict[str, list[Record]]] = {}
     for record in records:
         found.setdefault(record.group, {}).setdefault(record.method, []).append(record)
