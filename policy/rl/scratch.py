@@ -2,6 +2,10 @@
 
 No imitation, no images, no words: proprioception, where things are and which are meant (envs.wrappers.StateOnly), the
 task's dense reward. What it reaches in the same minutes is what demonstrations are worth.
+
+Notable choices
+- A discount of 0.95: what twenty steps are worth is learned in minutes, what a hundred are is not. On reach 69% of the
+  last hundred episodes succeeded after 26,000 steps; with the usual 0.99 it was 24%, and 7% after 43,000.
 """
 
 from functools import partial
@@ -16,6 +20,8 @@ from policy.errors import PolicyError
 from policy.rl.progress import Practice, training_seed
 from policy.rl.sac import CheckedSAC
 from policy.rl.vector import in_processes
+
+DISCOUNT = 0.95
 
 
 class _Count(BaseCallback):
@@ -40,7 +46,7 @@ def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
     """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
     torch.set_num_threads(1)
     with in_processes([partial(_make, task) for _ in range(workers)]) as envs:
-        model = CheckedSAC("MlpPolicy", envs, seed=seed, device="cpu", gradient_steps=-1)
+        model = CheckedSAC("MlpPolicy", envs, seed=seed, device="cpu", gamma=DISCOUNT, gradient_steps=-1)
         envs.seed(training_seed(seed))  # SAC gave them its own
         model.learn(2**62, callback=_Count(practice, workers))
         model.save(practice.folder / "sac.zip")
