@@ -36,9 +36,9 @@ def policy(tmp_path):
     return tmp_path / "policy"
 
 
-def learned(root, name, **successes):
+def learned(root, name, given=60.0, **successes):
     evaluated(root / name / "eval", **successes)
-    cost = {"env_steps": 1000, "minutes": 10.0, "settings": {"discount": 0.9}}
+    cost = {"env_steps": 1000, "minutes": 10.0, "settings": {"discount": 0.9}, "given": given}
     (root / name / "learned.json").write_text(json.dumps(cost))
     (root / name / "log.jsonl").write_text("")
     (root / name / "made_with.json").write_text(json.dumps({"code": "0123456789ab"}))
@@ -107,7 +107,7 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
     def publish(output, seeds, minutes=60.0, **after):
         evaluated(output / "before", **{task: [True, False] for task in after})
         for seed in seeds:
-            learned(output, f"{'together' if len(after) > 1 else 'push'}_recap_{seed}", **after)
+            learned(output, f"{'together' if len(after) > 1 else 'push'}_recap_{seed}", minutes, **after)
         together: tuple = ("recap",) if len(after) > 1 else ()
         args = Args(
             policy, tuple(after), ("recap",), len(seeds), seeds[0], (minutes,), together=together, output=output
@@ -145,9 +145,9 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     learned(tmp_path, "push_dsrl_0", push=[True, False])
     args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, output=tmp_path)
     metrics = measure(args)
-    with pytest.raises(UserError, match="another --minutes of dsrl"):
+    with pytest.raises(UserError, match="dsrl_0 learned for --minutes 60, not 1;"):
         measure(replace(args, minutes=(1.0,)))
-    with pytest.raises(UserError, match="another --minutes of recap"):
+    with pytest.raises(UserError, match="recap_0 learned for --minutes 60, not 1;"):
         measure(replace(args, minutes=(60.0, 1.0)))
     with pytest.raises(UserError, match="3 numbers for 2 methods"):
         measure(replace(args, minutes=(1.0, 2.0, 3.0)))
@@ -165,6 +165,27 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     assert published["rl_speed"]["change"] == -0.5
     every = published["rl_speed"]["layouts"]["all, a failure as long as it lasted"]
     assert (every["length_before"], every["length_after"]) == (150, 50.5)  # (100 + 200) / 2, (50 + 51) / 2
+
+
+def test_with_more_minutes_a_finished_run_goes_on_and_what_it_came_to_stays(tmp_path, policy, monkeypatch):
+    evaluated(tmp_path / "before", push=[True, False])
+    run = learned(tmp_path, "push_recap_0", 45.0, push=[True, False])
+    args = Args(policy, ("push",), ("recap",), seeds=1, minutes=(75.0,), output=tmp_path)
+    asked = []
+
+    def fails(*flags):
+        asked.append(flags)
+        raise UserError("killed")
+
+    monkeypatch.setattr("scripts.benches.rl._tandem", fails)
+    for _ in range(2):  # killed, and begun again
+        with pytest.raises(UserError, match="killed"):
+            measure(args)
+    assert all(flags[0] == "rl" and flags[-1] == "--resume" and "75.0" in flags for flags in asked) and len(asked) == 2
+    before = json.loads((run / "45_minutes_eval" / "results.json").read_text())
+    assert [e["success"] for e in before["episodes"]] == [True, False]
+    assert json.loads((run / "45_minutes_learned.json").read_text())["given"] == 45
+    assert not (run / "eval").exists() and not (run / "learned.json").exists()
 
 
 def record(seed, before, after, task="push", settings=None):

@@ -1,7 +1,8 @@
 """Success before and after reinforcement learning: methods, tasks and seeds, each a `tandem rl` and a `tandem eval`.
 
-Every run and evaluation leaves a folder in --output; the same command goes on after an interruption. Of the methods in
---together one policy learns all tasks at once; of the others each task has a run of its own.
+Every run and evaluation leaves a folder in --output; the same command goes on after an interruption, and with more
+--minutes so do runs that are done. Of the methods in --together one policy learns all tasks at once; of the others each
+task has a run of its own.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import envs
 from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import Record, evaluated_tasks, merged, read_record
+from scripts.benches.rl_record import DONE, EVALUATION, Record, evaluated_tasks, merged, read_record
 from scripts.benches.rl_rows import Rows, curves, rows, suite
 from scripts.benches.rl_speed import speed
 from scripts.errors import UserError
@@ -53,8 +54,7 @@ def _records(args: Args) -> list[Record]:
 
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
     minutes = minutes_of(args)
-    named = {f"minutes of {method}": value for method, value in minutes.items()}
-    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes, "workers": args.workers} | named)
+    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes, "workers": args.workers})
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found = []
     for group, method, folder, seed in runs_of(args):
@@ -121,13 +121,27 @@ def _kept(args: Args, folder: Path | None) -> list[Record]:
 
 def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int, folder: Path) -> None:
     """Learns and evaluates where that is not done yet."""
-    done = folder / "learned.json"
+    done = folder / DONE
+    _reopen(folder, minutes)
     if not done.exists():
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
         flags += ["--minutes", str(minutes), "--steps", str(10**9), "--workers", str(args.workers)]
         _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
-        write_atomic(done, json_bytes(_cost(folder)))
-    _evaluated(args, folder, tasks, folder / "eval")
+        write_atomic(done, json_bytes(_cost(folder) | {"given": minutes}))
+    _evaluated(args, folder, tasks, folder / EVALUATION)
+
+
+def _reopen(folder: Path, minutes: float) -> None:
+    """Lays aside what a run came to in fewer minutes, so that it goes on; UserError where it had more."""
+    if not (folder / DONE).exists():
+        return
+    given = float(json.loads((folder / DONE).read_text())["given"])
+    if minutes < given:
+        raise UserError(f"{folder} learned for --minutes {given:g}, not {minutes:g}; choose another --output")
+    if minutes > given:
+        for name in (EVALUATION, DONE):  # the mark last: killed in between, it is laid aside again
+            if (folder / name).exists():
+                (folder / name).rename(folder / f"{given:g}_minutes_{name}")
 
 
 def _cost(folder: Path) -> dict[str, Any]:

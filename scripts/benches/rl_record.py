@@ -11,6 +11,8 @@ from typing import Any
 
 from scripts.errors import UserError
 
+DONE, EVALUATION = "learned.json", "eval"  # in the folder of a run: what it cost, left when it ended; what came of it
+
 Outcomes = dict[int, tuple[bool, int]]  # seed of a layout -> success, control steps
 
 
@@ -72,13 +74,13 @@ def read_record(
     folder: Path, before: Path, tasks: tuple[str, ...], minutes: float, base: str, command: str, method: str, seed: int
 ) -> Record:
     """Of a finished run in `folder` and the evaluation `before` it."""
-    cost, made = (json.loads((folder / name).read_text()) for name in ("learned.json", "made_with.json"))
+    cost, made = (json.loads((folder / name).read_text()) for name in (DONE, "made_with.json"))
     return Record(
         method=method, seed=seed, base=base, minutes=minutes, command=command,
         code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
         took=round(cost["minutes"], 2), curve=curve_in(folder),
         before={task: outcomes(before, task) for task in tasks},
-        after={task: outcomes(folder / "eval", task) for task in tasks},
+        after={task: outcomes(folder / EVALUATION, task) for task in tasks},
     )  # fmt: skip
 
 

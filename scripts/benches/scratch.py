@@ -11,12 +11,10 @@ from typing import Any
 
 import envs
 from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import curve_in
+from scripts.benches.rl_record import DONE, curve_in
 from scripts.benches.rl_rows import curve
 from scripts.errors import UserError
 from scripts.settings import same_settings
-
-DONE = "learned.json"  # left in the folder of a run that ended by itself
 
 
 @dataclass(frozen=True)
