@@ -22,6 +22,8 @@ from policy.bundle import Bundle, agree
 from policy.errors import PolicyError
 from policy.judgement import GOOD
 from policy.limiter import ActionLimiter
+from policy.memory import Past, Seen
+from policy.scene_encoder import Scene
 from policy.situation import Situation
 
 Mode = Literal["hierarchical", "flat"]
@@ -76,6 +78,8 @@ class TandemAgent:
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
         self.goal: Tensor | None = None  # (1, K, D)
         self.looked = 0  # times that steering was asked
+        looks = 1 if self.bundle.memory is None else self.bundle.memory.cfg.looks
+        self.past: deque[Seen] = deque(maxlen=looks)  # what was seen, the newest first
         self.previous = torch.zeros(1, self.sizes.subtask_length, dtype=torch.int64, device=self.bundle.device)
         self.subtask, self.progress = "", 0.0
         self.step = self.since_tick = self.since_kept = self.executed = 0
@@ -108,14 +112,26 @@ class TandemAgent:
         """Sees, and thinks where a tick of the planner is due."""
         begin = time.perf_counter()
         images, state = self.bundle.observation(obs)
-        scene = self.model.encoder(images, state)
-        z = scene.z  # (1, N, D)
-        referents, named = self.model.grounding(self.instruction, z)
+        z, referents, way = self._understand(self.model.encoder(images, state), state)
         self.entry["controller_ms"] = 1e3 * (time.perf_counter() - begin)
         if self.runtime.mode == "hierarchical" and self._tick_is_due():
             self._think(z, referents, self.entry)
         words = self.model.controller.words(self.instruction).mean(1)
-        return Situation(z, referents, named.softmax(-1) @ scene.way, state, self.goal, words)
+        return Situation(z, referents, way, state, self.goal, words)
+
+    def _understand(self, scene: Scene, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scene tokens (1, N, D), those that are meant, and the ways to these (1, R, 3); from memory, if any."""
+        grounding, memory = self.model.grounding, self.bundle.memory
+        referents, named = grounding(self.instruction, scene.z)
+        meant = named.softmax(-1)  # (1, R, K)
+        way = meant @ scene.way
+        looked = referents.unflatten(1, (way.shape[1], -1)).flatten(2)
+        self.past.appendleft(Seen(self.step, way, self.bundle.hand_at(state), state, looked))
+        if memory is None:
+            return scene.z, referents, way
+        recalled = memory(Past.of(self.past, memory.cfg.looks))
+        z = self.model.encoder.with_ways(scene.bare, scene.way + meant.mT @ (recalled - way))
+        return z, grounding(self.instruction, z)[0], recalled
 
     @torch.no_grad()
     def decide(self, situation: Situation, noise: Tensor) -> None:

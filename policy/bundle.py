@@ -22,6 +22,7 @@ from policy import checkpoint
 from policy.checkpoint import PRETRAINED
 from policy.errors import PolicyError
 from policy.judgement import Judgement, JudgementConfig
+from policy.memory import Memory, MemoryConfig
 from policy.model import ModelConfig, Tandem
 from policy.packed import unpack
 from policy.recipe import Sizes
@@ -41,6 +42,7 @@ class Bundle:
     model: Tandem
     steering: Steering | None = None  # chooses the controller's noise, where reinforcement learning taught it to
     judgement: Judgement | None = None  # what the controller is told to be, likewise
+    memory: Memory | None = None  # where things are that it does not see now, likewise
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
@@ -59,7 +61,8 @@ class Bundle:
         model.eval().requires_grad_(False)
         steering = _part(folder, "steering", lambda raw: Steering(SteeringConfig.from_json(raw)))
         judgement = _part(folder, "judgement", lambda raw: Judgement(JudgementConfig(**raw)))
-        return cls(config, contract, normalizer, tokenizer, model, steering, judgement)
+        memory = _part(folder, "memory", lambda raw: Memory(MemoryConfig(**raw)))
+        return cls(config, contract, normalizer, tokenizer, model, steering, judgement, memory)
 
     def files(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """What `checkpoint.save` stores for this policy."""
@@ -73,11 +76,12 @@ class Bundle:
             }
             | _part_files("steering", self.steering)
             | _part_files("judgement", self.judgement)
+            | _part_files("memory", self.memory)
         )
 
     def to(self, device: torch.device) -> "Bundle":
         """Itself, its networks moved."""
-        for part in (self.model, self.steering, self.judgement):
+        for part in (self.model, self.steering, self.judgement, self.memory):
             if part is not None:
                 part.to(device)
         return self
@@ -143,6 +147,11 @@ class Bundle:
             return state.new_zeros(len(state), 3)
         return torch.stack([state[:, names.index(name)] for name in HAND], dim=-1)
 
+    def hand_at(self, state: Tensor) -> Tensor:
+        """The same out of the normalised state (..., S) -> (..., 3)."""
+        flat = state.flatten(0, -2)
+        return self.hand(self.normalizer.denormalize(STATE, flat)).unflatten(0, state.shape[:-1])
+
     def tokenize(self, texts: list[str], length: int) -> Tensor:
         """texts -> word ids (len(texts), length)."""
         return self.tokenizer.encode(texts, length)
@@ -156,7 +165,7 @@ class Bundle:
         return (image.permute(1, 2, 0) * 255).byte().cpu().numpy()
 
 
-P = TypeVar("P", Steering, Judgement)
+P = TypeVar("P", Steering, Judgement, Memory)
 
 
 def _part(folder: Path, name: str, make: Callable[[Any], P]) -> P | None:
@@ -170,7 +179,7 @@ def _part(folder: Path, name: str, make: Callable[[Any], P]) -> P | None:
     return part
 
 
-def _part_files(name: str, part: Steering | Judgement | None) -> dict[str, Any]:
+def _part_files(name: str, part: Steering | Judgement | Memory | None) -> dict[str, Any]:
     if part is None:
         return {}
     inner = f"{PRETRAINED}/{name}"

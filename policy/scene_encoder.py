@@ -85,6 +85,7 @@ class Scene:
     """What one encoding gives: z for the models, the rest for the keypoint loss and for people."""
 
     z: Tensor  # (B, N, D) scene tokens
+    bare: Tensor  # (B, N, D) these before they say where things are, see `SceneEncoder.with_ways`
     logits: Tensor  # (B, C, K, cells) keypoint log-heat, before the softmax
     points: Tensor  # (B, C, K, 2) expected (u, v) in [-1, 1]
     visible: Tensor  # (B, C, K) logit: is there something to see at this keypoint
@@ -148,11 +149,18 @@ class SceneEncoder(nn.Module):
         visible = (evidence * self.visible).sum(-1) + self.visible_bias
         where = torch.cat([visible.sigmoid().unsqueeze(-1), self._fourier(points)], dim=-1)  # (B, C, K, ...)
         way = self._locate(torch.cat([heat_map.detach() @ features, where.detach()], dim=-1), state)
-        keypoints = self.point_token(torch.cat([pooled, where], dim=-1))
-        keypoints = (keypoints + self.way_token(self._fourier(way / REACH)).unsqueeze(1)).flatten(1, 2)  # (B, C * K, D)
+        keypoints = self.point_token(torch.cat([pooled, where], dim=-1)).flatten(1, 2)  # (B, C * K, D)
         views = self.view_token(coarse.mean((2, 3))).view(B, C, -1)
-        z = torch.cat([keypoints, views, self.state_token(state).unsqueeze(1)], dim=1) + self.position
-        return Scene(self.norm(z), logits, points, visible, way)
+        bare = torch.cat([keypoints, views, self.state_token(state).unsqueeze(1)], dim=1)
+        return Scene(self.with_ways(bare, way), bare, logits, points, visible, way)
+
+    def with_ways(self, bare: Tensor, way: Tensor) -> Tensor:
+        """bare (B, N, D) as in `Scene`, way (B, K, 3) [m] -> scene tokens z (B, N, D)."""
+        C, K = len(self.cfg.cameras), self.cfg.keypoints
+        there = self.way_token(self._fourier(way / REACH)).unsqueeze(1)
+        keypoints = (bare[:, : C * K].unflatten(1, (C, K)) + there).flatten(1, 2)
+        z: Tensor = self.norm(torch.cat([keypoints, bare[:, C * K :]], dim=1) + self.position)
+        return z
 
     def _locate(self, seen: Tensor, state: Tensor) -> Tensor:
         """What every camera sees of a keypoint (B, C, K, ...), then proprioception -> (B, K, 3)."""

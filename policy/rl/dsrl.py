@@ -141,7 +141,7 @@ def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> b
 
 def _save_untaught(learning: Learning, why: str) -> None:
     """The policy as it was: a network that has learned nothing would steer it at random."""
-    learning.save(judgement=learning.bundle.judgement, state={})
+    learning.save(judgement=learning.bundle.judgement, memory=learning.bundle.memory, state={})
     print(f"{why}: the checkpoint is the policy as it was; --resume with more --minutes or --steps goes on")
 
 
@@ -187,6 +187,7 @@ def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
     learning.save(
         steering=_steering(model, learning, settings),
         judgement=learning.bundle.judgement,  # the flow was told, where its policy is
+        memory=learning.bundle.memory,
         state=state,
     )
 

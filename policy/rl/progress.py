@@ -18,6 +18,7 @@ from policy import checkpoint
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.judgement import Judgement
+from policy.memory import Memory
 from policy.rl.experience import Experience
 from policy.run import Run
 from policy.statistics import Proportion
@@ -133,11 +134,12 @@ class Learning(Practice):
         state: dict[str, Any],
         steering: Steering | None = None,
         judgement: Judgement | None = None,
+        memory: Memory | None = None,
         weights: dict[str, Tensor] | None = None,
     ) -> Path:
         """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed."""
         self.saved = time.perf_counter()
-        bundle = replace(self.bundle, steering=steering, judgement=judgement)
+        bundle = replace(self.bundle, steering=steering, judgement=judgement, memory=memory)
         stored = checkpoint.recipe(self.base)
         about = checkpoint.progress(self.base)
         mine = self.about | {

@@ -1,6 +1,7 @@
 """RECAP: learn from own experience by being told which of it was good (pi*0.6, arXiv 2511.14759).
 
     repeat: own episodes, in part with an expert taking over  ->  which chunks were good (judging.py)
+            ->  where things are that the hand hides, from earlier looks (recalling.py)
             ->  the controller learns from all, told the judgement (lesson.py)  ->  it acts, told GOOD
 
 No likelihoods and no gradients through rollouts: supervised losses alone, so that it is as stable as imitation, and it
@@ -12,7 +13,6 @@ Notable choices
 - A round begins where the last one ended, and learns from the episodes of all rounds.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 
@@ -26,11 +26,13 @@ from policy.bundle import Bundle
 from policy.controller import Controller
 from policy.errors import PolicyError
 from policy.judgement import GOOD, Judgement
+from policy.memory import Memory
 from policy.pool import Crash, Pool
 from policy.rl.experience import Episode, Experience
 from policy.rl.judging import Judging, judge
 from policy.rl.lesson import Judged, Lesson, kinds_of, learn
 from policy.rl.progress import Learning, training_seed
+from policy.rl.recalling import Recalling, recall
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_demonstrations, of_trajectory
 
@@ -55,6 +57,7 @@ class Recap:
     helped: float = 0.5  # share of episodes in which the expert takes over
     takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
     judging: Judging = Judging()
+    recalling: Recalling = Recalling()
     lesson: Lesson = Lesson()
 
 
@@ -85,14 +88,17 @@ def recap(
         if len(experience) == last.episodes:
             raise PolicyError("recap: every episode of a round crashed its worker; run `tandem doctor`, then --resume")
         practised = learning.seconds
-        data = _data(bundle, demonstrations, experience, tasks, settings.judging, seed)
-        before = bundle if newest is None else Bundle.load(newest)
+        before, ran = bundle if newest is None else Bundle.load(newest), [stored(episode) for episode in experience]
+        memory, errors = recall(before, ran, settings.recalling, seed + last.episodes, learning.tick)
+        learning.run.log("recall", experience.steps, errors)
+        data = _data(bundle, demonstrations, ran, tasks, settings.judging, seed)
+        del ran  # or it would lie beside the data
         learned = learn(before, data, learning, settings.lesson, seed + last.episodes)
         del data  # or the next round's would lie beside it
         if learned is None:
             return
         done = Round(len(experience), practised - begin, learning.seconds - practised)
-        _save(learning, *learned, done)
+        _save(learning, *learned, memory, done)
 
 
 def _goes_on(learning: Learning, experience: Experience) -> bool:
@@ -148,7 +154,8 @@ def _takeover(settings: Recap, seed: int, number: int) -> float:
 
 
 def stored(episode: Episode) -> Trajectory:
-    arrays = {name: episode[name] for name in ("z", "state", "goal", "features", "look", "action", "expert")}
+    names = ("z", "state", "goal", "features", "way", "looked", "look", "action", "expert", "places")
+    arrays = {name: episode[name] for name in names}
     return Trajectory(
         str(episode["task"]), int(episode["seed"]), int(episode["draw"]), float(episode["takeover"]),
         str(episode["instruction"]), bool(episode["success"]), int(episode["steps"]), arrays,
@@ -158,13 +165,12 @@ def stored(episode: Episode) -> Trajectory:
 def _data(
     bundle: Bundle,
     demonstrations: Samples,
-    experience: Iterable[Episode],
+    ran: list[Trajectory],
     tasks: tuple[str, ...],
     judging: Judging,
     seed: int,
 ) -> Judged:
     """Demonstrations and all own episodes, judged."""
-    ran = [stored(episode) for episode in experience]
     own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
     features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
     helped = torch.from_numpy(np.concatenate([np.full(len(t.arrays["look"]), t.takeover < 1) for t in ran]))
@@ -174,7 +180,7 @@ def _data(
     return Judged(Samples.joined([demonstrations, own]), judged, kinds)
 
 
-def _save(learning: Learning, controller: Controller, judgement: Judgement, done: Round) -> None:
+def _save(learning: Learning, controller: Controller, judgement: Judgement, memory: Memory, done: Round) -> None:
     weights = {k: v for k, v in learning.bundle.model.state_dict().items() if not k.startswith("controller.")}
     weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
-    learning.save({ROUND: asdict(done)}, judgement=judgement, weights=weights)
+    learning.save({ROUND: asdict(done)}, judgement=judgement, memory=memory, weights=weights)

@@ -21,6 +21,7 @@ from policy import checkpoint
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
+from policy.memory import Seen
 from policy.pool import Crash
 from policy.rl.exploration import Explorer, explore
 from policy.rollout import environment, noise_seed
@@ -51,9 +52,10 @@ class Trajectory:
     steps: int  # T
     arrays: dict[str, np.ndarray]
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
-    # features float16 (L, F), look int32 (L,) the control step of each, action float32 (T, A) in the environment's
-    # units, reward float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: before float32
-    # (L, H, A) and chosen float32 (L, A) as `exploration.explore`, places float32 (L, P) as `_places`
+    # features float16 (L, F), way float32 (L, R, 3) and looked float16 (L, R, E) as `memory.Seen`, look int32 (L,) the
+    # control step of each, places float32 (L, P) as `_places`, action float32 (T, A) in the environment's units, reward
+    # float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: before float32 (L, H, A) and
+    # chosen float32 (L, A) as `exploration.explore`
 
 
 @lru_cache(maxsize=2)
@@ -88,10 +90,9 @@ def roll_out(job: Job) -> Trajectory | Crash:
                 inner.horizon = limit + horizon(job.task)
             if agent.looks:
                 situation = agent.look(obs)
-                kept.look(situation, agent.step)
+                kept.look(situation, agent.past[0])
+                kept.places(_places(inner))
                 _decide(agent, situation, job, expert is not None, kept)
-                if job.explore:
-                    kept.places(_places(inner))
             action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
                 action, _, _ = expert.act()
@@ -183,13 +184,15 @@ class _Kept:
     def looks(self) -> int:
         return len(self.rows["look"])
 
-    def look(self, situation: Situation, step: int) -> None:
+    def look(self, situation: Situation, seen: Seen) -> None:
         goal = situation.z[:, :0] if situation.goal is None else situation.goal
         self._add("z", situation.z[0].numpy().astype(np.float16))
         self._add("goal", goal[0].numpy().astype(np.float16))
         self._add("state", situation.state[0].numpy())
         self._add("features", situation.features()[0].numpy().astype(np.float16))
-        self._add("look", np.int32(step))
+        self._add("way", seen.way[0].numpy())
+        self._add("looked", seen.looked[0].numpy().astype(np.float16))
+        self._add("look", np.int32(seen.step))
 
     def step(self, action: np.ndarray, reward: np.float32, expert: bool) -> None:
         self._add("action", action.astype(np.float32))
