@@ -34,10 +34,12 @@ class Move:
 
 
 class Misplaced:
-    """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand."""
+    """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand, and bodies
+    by what `off` says of their names besides."""
 
     def __init__(self, sim: Simulation):
         self._sim, self.by = sim, np.zeros(3)
+        self.off: dict[str, np.ndarray] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sim, name)
@@ -45,6 +47,12 @@ class Misplaced:
     @property
     def pinch(self) -> np.ndarray:
         return self._sim.pinch - self.by
+
+    def body(self, name: str) -> np.ndarray:
+        return self._sim.body(name) + self.off.get(name, np.zeros(3))
+
+    def object(self, index: int) -> np.ndarray:
+        return self.body(f"object{index}")
 
 
 class Expert:
@@ -61,6 +69,10 @@ class Expert:
     def disturb(self, rate: float) -> None:
         self._bursts.change(rate)
         self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
+
+    def misplace(self, off: dict[str, np.ndarray]) -> None:
+        """From now on it takes these bodies to be off by that (3,) [m], as somebody's eyes have it."""
+        self._seen.off = off
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""

@@ -141,16 +141,15 @@ class Bundle:
         return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
 
     def hand(self, state: Tensor) -> Tensor:
-        """The hand's position (B, 3) [m], out of the raw state (B, S); the origin where the contract names no hand."""
+        """The hand's position (..., 3) [m], out of the raw state (..., S); the origin where none is named."""
         names = list(self.contract.features[STATE].names or ())
         if not set(HAND) <= set(names):
-            return state.new_zeros(len(state), 3)
-        return torch.stack([state[:, names.index(name)] for name in HAND], dim=-1)
+            return state.new_zeros(*state.shape[:-1], 3)
+        return torch.stack([state[..., names.index(name)] for name in HAND], dim=-1)
 
     def hand_at(self, state: Tensor) -> Tensor:
         """The same out of the normalised state (..., S) -> (..., 3)."""
-        flat = state.flatten(0, -2)
-        return self.hand(self.normalizer.denormalize(STATE, flat)).unflatten(0, state.shape[:-1])
+        return self.hand(self.normalizer.denormalize(STATE, state))
 
     def tokenize(self, texts: list[str], length: int) -> Tensor:
         """texts -> word ids (len(texts), length)."""

@@ -25,7 +25,9 @@ from policy.errors import PolicyError
 from policy.judgement import Judgement, JudgementConfig
 from policy.learn_act import ActLearner
 from policy.learn_think import ThinkLearner
+from policy.memory import Memory
 from policy.precision import fastest_dtype
+from policy.rl.recalling import config_of
 from policy.steering import Steering, SteeringConfig
 from policy.step import RecordedStep, Step, step_of
 
@@ -188,7 +190,7 @@ def test_a_run_moves_to_a_gpu_and_back(recipe, frames, tmp_path, stop_once_saved
 
 
 @GPU
-@pytest.mark.parametrize("added", ["nothing", "steering", "judgement", "ranking"])
+@pytest.mark.parametrize("added", ["nothing", "steering", "judgement", "memory", "ranking"])
 def test_an_agent_acts_on_a_gpu_as_on_the_processor(trained, added):
     runtime = Runtime(plan="rank" if added == "ranking" else "off", committed=2, pictures=True)
     done = []
@@ -217,4 +219,7 @@ def _add(bundle: Bundle, added: str) -> None:
     if added == "judgement":
         bundle.judgement = Judgement(JudgementConfig(cfg.width, guidance=1.5))
         nn.init.normal_(bundle.judgement.vectors.requires_grad_(False))
+    if added == "memory":
+        bundle.memory = Memory(config_of(bundle)).requires_grad_(False)
+        nn.init.normal_(bundle.memory.correct.weight, std=0.1)
     bundle.to(bundle.device)

@@ -507,6 +507,31 @@ def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
     torch.testing.assert_close(act(told=told, untold=untold, guidance=0.0), act())
 
 
+def test_a_first_look_is_remembered_as_it_is_seen(trained):
+    from dataclasses import replace
+
+    import envs
+    from policy.memory import Memory
+    from policy.rl.recalling import config_of
+
+    bundle = Bundle.load(trained)
+    env = envs.make("reach", bundle.sizes.image_size)
+    obs, _ = env.reset(seed=0)
+
+    def looks(bundle):
+        agent = TandemAgent(bundle, Runtime(mode="flat"))
+        agent.reset(obs["task"], 0)
+        first = agent.look(obs)
+        agent.step, moved = 4, {**obs, "observation.state": obs["observation.state"].copy()}
+        moved["observation.state"][:3] += 0.1  # says the hand; the images say otherwise
+        return first, agent.look(moved)
+
+    (plain, plain_later), (first, later) = looks(bundle), looks(replace(bundle, memory=Memory(config_of(bundle))))
+    for name in ("z", "referents", "way"):
+        assert torch.equal(getattr(first, name), getattr(plain, name))
+    assert not torch.equal(later.way, plain_later.way) and not torch.equal(later.z, plain_later.z)
+
+
 def test_after_recap_a_policy_acts_with_less_noise_than_it_practises_with(trained):
     from dataclasses import replace
 
@@ -561,7 +586,7 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
         module.Recap = original
     assert len(Experience.open(output / "experience")) == 2
     learned, weights = Bundle.load(output), Bundle.load(trained).model.state_dict()
-    assert checkpoint.resolve(output) != first and learned.judgement is not None
+    assert checkpoint.resolve(output) != first and learned.judgement is not None and learned.memory is not None
     changed = [name for name, weight in learned.model.state_dict().items() if not torch.equal(weight, weights[name])]
     assert {name.split(".")[0] for name in changed} == {"controller"}
 
