@@ -136,9 +136,13 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
         except (EOFError, OSError):
             return
         try:
-            pipe.send(work(job))
+            answer = ForkingPickler.dumps(work(job))
         except Exception as error:  # carried to the parent, which raises it
-            pipe.send(_portable(error))
+            answer = ForkingPickler.dumps(_portable(error))
+        try:
+            pipe.send_bytes(answer)
+        except OSError:  # given up: nobody waits for it
+            return
 
 
 def _portable(error: Exception) -> Exception:

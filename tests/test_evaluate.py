@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -139,6 +140,17 @@ def test_workers_are_kept_from_run_to_run_and_a_run_given_up_leaves_nothing_behi
         assert len({process for process, _ in (*first.values(), *second.values())}) == 1
         next(pool.run([7, 8, 9]))
         assert {index: square for index, (_, square) in pool.run([1, 2])} == {0: 1, 1: 4}
+
+
+def rest(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+def test_a_worker_that_is_given_up_ends_without_a_word(capfd):
+    with Pool(rest, workers=2) as pool:
+        assert next(pool.run([0.0, 1.0])) == (0, 0.0)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_job_that_keeps_crashing_is_an_error_of_its_own():
