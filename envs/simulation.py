@@ -6,6 +6,8 @@ commanded orientation by at most 0.25 rad, both in the world's axes. mink makes 
 """
 
 import hashlib
+from collections.abc import Callable
+from copy import copy
 
 import mujoco
 import numpy as np
@@ -77,6 +79,16 @@ class Simulation:
         self.data.ctrl[7] = FINGER_OPEN * (1 - float(action[6])) / 2
         mujoco.mj_step(self.model, self.data, self.substeps)
         mujoco.mj_forward(self.model, self.data)
+
+    def snapshot(self) -> Callable[[], None]:
+        """What puts everything that moves back to where it is now."""
+        data, joints, rotation = copy(self.data), self._joints, self._rotation
+
+        def back() -> None:
+            mujoco.mj_copyData(self.data, self.model, data)
+            self._joints, self._rotation = joints, rotation
+
+        return back
 
     # -- named queries ---------------------------------------------------------------------------------------------
     @property

@@ -4,6 +4,7 @@ What a `TaskEnv` is, with cameras front and wrist, a state of 17 numbers (STATE_
 (5 cm a step, world), delta axis-angle (0.25 rad, world), gripper (-1 open, +1 close). Reward in [0, 1].
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,15 @@ class TabletopEnv(TaskEnv):
     def expert(self, seed: int) -> Script:
         names = tuple(self.task.name(self.sim, i) for i in sorted(self.sim.colour_of))
         return self.task.expert(self.sim, names, seed)
+
+    def snapshot(self) -> Callable[[], None]:
+        steps, moved_back = self._steps, self.sim.snapshot()
+
+        def back() -> None:
+            moved_back()
+            self._steps = steps
+
+        return back
 
     def wrong_instruction(self) -> str | None:
         """A true sentence about another object of this scene; None where the instruction picks nothing."""

@@ -11,6 +11,7 @@ Equal seeds give equal episodes, bit for bit, in any process.
 
 import hashlib
 import string
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium
@@ -83,6 +84,11 @@ class TaskEnv(gymnasium.Env):
 
     def expert(self, seed: int) -> Script:
         raise EnvError(f"task {self.name!r} has no scripted expert; evaluate a policy on it, or choose another task")
+
+    def snapshot(self) -> Callable[[], None] | None:
+        """What puts the episode back to where it is now, bit for bit, after steps that were only tried; None where that
+        is impossible."""
+        return None
 
     def privileged(self) -> dict[str, np.ndarray]:
         """What only a simulator knows, by key of the contract; recorded for training, never part of an observation."""

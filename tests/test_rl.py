@@ -429,7 +429,7 @@ def test_no_layout_is_met_twice_and_none_is_left_out():
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
     from policy.judgement import BAD, GOOD, UNKNOWN
     from policy.rl.judging import Judging, judge
-    from policy.rl.lesson import CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
+    from policy.rl.lesson import ADVICE, CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
 
     # 0 succeeds, 1 fails; in 2 and 3 an expert acts from the second look on, and fails in 3; 4 is over before it could
     episode = [i for i in range(5) for _ in range(4)]
@@ -441,11 +441,12 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
     judged = judge(samples, helped, features, 2, Judging(value_steps=5, good=0.5), seed=0)
     assert set(judged[:4].tolist()) == {GOOD, BAD} and (judged[4:8] == BAD).all()
     assert judged[8] == UNKNOWN and (judged[9:12] == GOOD).all() and (judged[12:] == UNKNOWN).all()
-    kinds = kinds_of(20, samples, judged)
-    assert (kinds[20 + 12 :] == UNUSED).all()
-    kinds = kinds_of(20, samples, judged)
-    weights = Judged(samples, judged, kinds).weights(Shares(0.3, 0.4, 0.2, 0.1))
-    assert weights[kinds == DEMONSTRATION].sum() == pytest.approx(0.3) and weights.sum() == pytest.approx(1)
+    kinds = kinds_of(samples, judged)
+    assert (kinds[12:] == UNUSED).all()
+    kinds = torch.cat([torch.full((20,), DEMONSTRATION), kinds, torch.full((5,), ADVICE)])
+    weights = Judged(samples, judged, kinds).weights(Shares(0.2, 0.4, 0.1, 0.2, 0.1))
+    assert weights[kinds == DEMONSTRATION].sum() == pytest.approx(0.2) and weights.sum() == pytest.approx(1)
+    assert weights[kinds == ADVICE].tolist() == pytest.approx([0.1 / 5] * 5)
     assert weights[kinds == CORRECTION].tolist() == pytest.approx([0.4 / 3] * 3) and weights[20 + 8] == 0
 
 

@@ -15,6 +15,8 @@ Notable choices
 """
 
 import warnings
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import mujoco
@@ -136,6 +138,19 @@ class MetaWorldEnv(TaskEnv):
     def expert(self, seed: int) -> Script:
         """Meta-World's own script, pushed aside now and then; the seed decides when."""
         return MetaWorldExpert(self, seed)
+
+    def snapshot(self) -> Callable[[], None]:
+        """Beside MuJoCo's state Meta-World keeps numbers and arrays of its own, which differ from task to task; a step
+        replaces them, and writes into none. Some are views of MuJoCo's state, and stay that."""
+        data, kept, steps, full = copy(self.sim.data), dict(vars(self.sim)), self._steps, self.full
+
+        def back() -> None:
+            mujoco.mj_copyData(self.sim.data, self.sim.model, data)
+            vars(self.sim).clear()
+            vars(self.sim).update(kept)
+            self._steps, self.full = steps, full
+
+        return back
 
     def privileged(self) -> dict[str, np.ndarray]:
         places = self.sim._get_pos_objects().reshape(-1, 3)

@@ -1,6 +1,7 @@
-"""What a round of RECAP learns: System 1 imitates demonstrations, corrections and own chunks, told how good each was.
+"""What a round of RECAP learns: System 1 imitates demonstrations, corrections, advice and own chunks, told how good
+each was.
 
-    loss = flow matching of the chunk that was acted, given the judgement (policy/judgement.py)
+    loss = flow matching of the chunk that was acted, or advised, given the judgement (policy/judgement.py)
 
 Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
@@ -33,9 +34,10 @@ from policy.team import ALONE
 class Shares:
     """Of a batch; what there is none of leaves its share to the others."""
 
-    demonstrations: float = 0.25
-    corrections: float = 0.35
-    good: float = 0.25
+    demonstrations: float = 0.2
+    corrections: float = 0.15
+    advice: float = 0.4
+    good: float = 0.1
     bad: float = 0.15
 
 
@@ -50,16 +52,16 @@ class Lesson:
     noise: float = 0.3  # at test
 
 
-DEMONSTRATION, CORRECTION, PRAISED, BLAMED, UNUSED = range(5)
+DEMONSTRATION, CORRECTION, ADVICE, PRAISED, BLAMED, UNUSED = range(6)
 
 
-def kinds_of(demonstrations: int, own: Samples, judged: Tensor) -> Tensor:
-    """Of every frame, demonstrations first, (F,)."""
+def kinds_of(own: Samples, judged: Tensor) -> Tensor:
+    """Of every frame of own episodes, (F,)."""
     kind = torch.full((len(own),), UNUSED)
     kind[judged == BAD] = BLAMED
     kind[judged == GOOD] = PRAISED
     kind[own.expert & own.success] = CORRECTION
-    return torch.cat([torch.full((demonstrations,), DEMONSTRATION), kind])
+    return kind
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Judged:
     def weights(self, shares: Shares) -> Tensor:
         """(F,): how often each frame is drawn, so that kinds have their shares."""
         counts = torch.bincount(self.kind, minlength=UNUSED + 1)
-        wanted = torch.tensor([shares.demonstrations, shares.corrections, shares.good, shares.bad, 0.0])
+        wanted = torch.tensor([shares.demonstrations, shares.corrections, shares.advice, shares.good, shares.bad, 0.0])
         return (wanted / counts.clamp(min=1))[self.kind]
 
 

@@ -1,6 +1,7 @@
 """RECAP: learn from own experience by being told which of it was good (pi*0.6, arXiv 2511.14759).
 
-    repeat: own episodes, in part with an expert taking over  ->  which chunks were good (judging.py)
+    repeat: own episodes, in part with an expert taking over, with what it would do at every look (advice.py)
+            ->  which chunks were good (judging.py)
             ->  where things are that the hand hides, from earlier looks (recalling.py)
             ->  the controller learns from all, told the judgement (lesson.py)  ->  it acts, told GOOD
 
@@ -10,6 +11,8 @@ learns from corrections too, which DSRL cannot.
 Notable choices
 - In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
   itself, and it finishes.
+- Where the policy acts, the expert is asked what it would do. Own successes teach no more than what the policy can do
+  already; advice is as fast as the expert from wherever the policy is.
 - A round begins where the last one ended, and learns from the episodes of all rounds.
 """
 
@@ -30,11 +33,11 @@ from policy.memory import Memory
 from policy.pool import Crash, Pool
 from policy.rl.experience import Episode, Experience
 from policy.rl.judging import Judging, judge
-from policy.rl.lesson import Judged, Lesson, kinds_of, learn
+from policy.rl.lesson import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
 from policy.rl.progress import Learning, training_seed
 from policy.rl.recalling import Recalling, recall
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
-from policy.rl.samples import Samples, of_demonstrations, of_trajectory
+from policy.rl.samples import Samples, of_advice, of_demonstrations, of_trajectory
 
 SLACK = 1.05  # a round may take as much longer than the last one
 LEAST = 0.3  # share of a round's episodes that make a last one worth its while
@@ -119,7 +122,7 @@ def _jobs(
     """Episodes until `experience` has had `goal`, tasks in turn."""
     first = training_seed(seed)
     new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
-    return [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i)) for i in new]
+    return [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i), advised=True) for i in new]
 
 
 def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Experience, workers: int) -> None:
@@ -154,8 +157,8 @@ def _takeover(settings: Recap, seed: int, number: int) -> float:
 
 
 def stored(episode: Episode) -> Trajectory:
-    names = ("z", "state", "goal", "features", "way", "looked", "look", "action", "expert", "places")
-    arrays = {name: episode[name] for name in names}
+    seen, done = ("z", "state", "goal", "features", "way", "looked"), ("look", "action", "expert")
+    arrays = {name: episode[name] for name in (*seen, *done, "places", "advice", "advised")}
     return Trajectory(
         str(episode["task"]), int(episode["seed"]), int(episode["draw"]), float(episode["takeover"]),
         str(episode["instruction"]), bool(episode["success"]), int(episode["steps"]), arrays,
@@ -170,14 +173,18 @@ def _data(
     judging: Judging,
     seed: int,
 ) -> Judged:
-    """Demonstrations and all own episodes, judged."""
-    own = Samples.joined([of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran])
+    """Demonstrations, all own episodes, judged, and the advice given in them."""
+    episodes = [of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran]
+    advice = [of_advice(bundle, t, looks) for t, looks in zip(ran, episodes, strict=True)]
+    own = Samples.joined(episodes)
     features = torch.from_numpy(np.concatenate([t.arrays["features"] for t in ran])).float()
     helped = torch.from_numpy(np.concatenate([np.full(len(t.arrays["look"]), t.takeover < 1) for t in ran]))
     judged = judge(own, helped, features, bundle.feature_sizes.plain, judging, seed)
-    kinds = kinds_of(len(demonstrations), own, judged)
-    judged = torch.cat([torch.full((len(demonstrations),), GOOD), judged])
-    return Judged(Samples.joined([demonstrations, own]), judged, kinds)
+    shown, advised = len(demonstrations), sum(map(len, advice))
+    kinds = [torch.full((shown,), DEMONSTRATION), kinds_of(own, judged), torch.full((advised,), ADVICE)]
+    judged = torch.cat([torch.full((shown,), GOOD), judged, torch.full((advised,), GOOD)])
+    samples = Samples.joined([demonstrations, own, *(part for part in advice if len(part))])
+    return Judged(samples, judged, torch.cat(kinds))
 
 
 def _save(learning: Learning, controller: Controller, judgement: Judgement, memory: Memory, done: Round) -> None:

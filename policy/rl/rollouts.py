@@ -23,6 +23,7 @@ from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
 from policy.memory import Seen
 from policy.pool import Crash
+from policy.rl.advice import advise
 from policy.rl.exploration import Explorer, explore
 from policy.rollout import environment, noise_seed
 from policy.situation import Situation
@@ -38,6 +39,7 @@ class Job:
     seed: int
     takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
     draw: int = 0  # another one: the same layout, other noise
+    advised: bool = False  # keep what the expert would do instead, where the policy acts
     explore: bool = False  # an Euler step is shifted (exploration.py); the checkpoint must hold an explorer
 
 
@@ -54,8 +56,9 @@ class Trajectory:
     # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
     # features float16 (L, F), way float32 (L, R, 3) and looked float16 (L, R, E) as `memory.Seen`, look int32 (L,) the
     # control step of each, places float32 (L, P) as `_places`, action float32 (T, A) in the environment's units, reward
-    # float32 (T,) the task's dense one, expert bool (T,): who acts; where noise explored: before float32 (L, H, A) and
-    # chosen float32 (L, A) as `exploration.explore`
+    # float32 (T,) the task's dense one, expert bool (T,): who acts; where the expert advised: advice float32 (L, H, A)
+    # its next actions from each look, in the environment's units, and advised int32 (L,) how many of them there are;
+    # where noise explored: before float32 (L, H, A) and chosen float32 (L, A) as `exploration.explore`
 
 
 @lru_cache(maxsize=2)
@@ -92,6 +95,8 @@ def roll_out(job: Job) -> Trajectory | Crash:
                 situation = agent.look(obs)
                 kept.look(situation, agent.past[0])
                 kept.places(_places(inner))
+                if job.advised:
+                    kept.advice(_advice(env, agent, job.seed, expert is not None))
                 _decide(agent, situation, job, expert is not None, kept)
             action = finite(agent, obs, job.task, job.seed)
             if expert is not None:
@@ -128,6 +133,14 @@ def _rewarded(reward: float, job: Job, step: int) -> np.float32:
             "the task, then --resume"
         )
     return np.float32(reward)
+
+
+def _advice(env: Any, agent: TandemAgent, seed: int, idle: bool) -> tuple[np.ndarray, int]:
+    """As in a trajectory, of one look. idle: the expert acts anyway."""
+    H, A = agent.model.controller.cfg.chunk, agent.model.controller.cfg.action_dim
+    padded, actions = np.zeros((H, A), np.float32), advise(env, seed, 0 if idle else H)
+    padded[: len(actions)] = actions
+    return padded, len(actions)
 
 
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
@@ -205,6 +218,10 @@ class _Kept:
 
     def places(self, places: np.ndarray) -> None:
         self._add("places", places)
+
+    def advice(self, given: tuple[np.ndarray, int]) -> None:
+        self._add("advice", given[0])
+        self._add("advised", np.int32(given[1]))
 
     def _add(self, name: str, value: Any) -> None:
         self.rows.setdefault(name, []).append(value)

@@ -5,7 +5,7 @@ own episode is a look. Everything stays in memory, latents in float16, 10 KB a f
 millimetres.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -103,3 +103,11 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
         success=full((L,), trajectory.success), horizon=full((L,), limit), episode=torch.zeros(L, dtype=torch.int64),
         expert=torch.from_numpy(arrays["expert"][look]),
     )  # fmt: skip
+
+
+def of_advice(bundle: Bundle, trajectory: Trajectory, looks: Samples) -> Samples:
+    """Of the looks of one episode those where an expert advised, with what it would have done."""
+    given = torch.from_numpy(trajectory.arrays["advised"])
+    actions = bundle.normalized_actions(torch.from_numpy(trajectory.arrays["advice"]))
+    mask = torch.arange(actions.shape[1]) < given.unsqueeze(1)
+    return replace(looks, actions=actions, action_mask=mask).rows(torch.nonzero(given)[:, 0])
