@@ -99,14 +99,8 @@ class Expert:
         """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: angle of the finger stroke."""
         step = (target - self.sim.pinch) / POSITION_SCALE
         step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
-        turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)
+        turn = 0.0 if yaw is None else np.clip(self.sim.turn(yaw) / ROTATION_SCALE, -0.8, 0.8)
         return Move(np.concatenate([step, [0, 0, turn, gripper]]), subtask)
-
-    def yaw_error(self, yaw: float) -> float:
-        """Smallest turn [rad] of the hand to a cube's yaw: faces repeat every 90 degrees."""
-        stroke = self.sim.rotation[:, 1]
-        error = yaw - np.arctan2(stroke[1], stroke[0])
-        return float((error + np.pi / 4) % (np.pi / 2) - np.pi / 4)
 
     def funnel(
         self, target: np.ndarray, clearance: float = 0.09, radius: float = 0.007, slope: float = 5.0
@@ -138,7 +132,7 @@ class GraspExpert(Expert):
         yaw = self.sim.object_yaw(0) if self.sim.shape_of[0] == "cube" else None
         target[2] = max(0.018, target[2])
         place = self.funnel(target)
-        crooked = yaw is not None and abs(self.yaw_error(yaw)) > 0.15
+        crooked = yaw is not None and abs(self.sim.turn(yaw)) > 0.15
         if crooked:
             place[2] = max(place[2], target[2] + 0.06)
         if self.aside(target) > 0.02 or crooked:

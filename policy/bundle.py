@@ -104,6 +104,7 @@ class Bundle:
             *(f"observation.keypoints.{camera}" for camera in self.cameras),
             "observation.environment_state",
             "referents",
+            *(("turns",) if self.config.turns else ()),
         )
 
     @property
