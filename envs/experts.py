@@ -35,11 +35,12 @@ class Move:
 
 class Misplaced:
     """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand, and bodies
-    by what `off` says of their names besides."""
+    by what `off` says of their names besides, turned by what `turned` says [rad]."""
 
     def __init__(self, sim: Simulation):
         self._sim, self.by = sim, np.zeros(3)
         self.off: dict[str, np.ndarray] = {}
+        self.turned: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sim, name)
@@ -53,6 +54,9 @@ class Misplaced:
 
     def object(self, index: int) -> np.ndarray:
         return self.body(f"object{index}")
+
+    def object_yaw(self, index: int) -> float:
+        return self._sim.object_yaw(index) + self.turned.get(f"object{index}", 0.0)
 
 
 class Expert:
@@ -70,9 +74,10 @@ class Expert:
         self._bursts.change(rate)
         self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
 
-    def misplace(self, off: dict[str, np.ndarray]) -> None:
-        """From now on it takes these bodies to be off by that (3,) [m], as somebody's eyes have it."""
-        self._seen.off = off
+    def misplace(self, off: dict[str, np.ndarray], turned: dict[str, float]) -> None:
+        """From now on it takes these bodies to be off by that (3,) [m], and turned by that [rad], as somebody's eyes
+        have it."""
+        self._seen.off, self._seen.turned = off, turned
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
