@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {
     "keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1,
-    "grounding": 0.3, "turn": 0.3,
+    "grounding": 0.3,
 }  # fmt: skip
 
 

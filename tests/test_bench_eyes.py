@@ -17,7 +17,7 @@ def test_all_things_off_alike_is_the_hand_off_the_other_way(task):
     names = [f"object{i}" for i in env.unwrapped.sim.colour_of] + ["mark", "bowl"]
     things.misplace(dict.fromkeys(names, by), {})
     hand._seen.by = by
-    hand._misplaced.step = lambda: by
+    hand._misplaced.step = lambda: (by, 0.0)
     np.testing.assert_allclose(things.act()[0], hand.act()[0], atol=1e-6)
     things.misplace({}, {})
     np.testing.assert_array_equal(things.act()[0], plain.act()[0])
