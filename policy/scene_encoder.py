@@ -17,7 +17,7 @@ Notable choices
 - How the hand would have to turn to take a cube by its faces is read and said too, taught where the data says it
   (`turn_loss`). From thirteen demonstrations of stacking nothing of it was in the tokens, and an expert who does not
   turn its hand needs half as many steps more for that task. It is read from a glimpse, the map around the keypoint:
-  features pooled at the keypoint learned it ten times slower.
+  features pooled at the keypoint learned it late, and hardly.
 - No normalisation layers in the trunk: the convolutions run at the machine's GEMM rate, normalisation would not.
 Left out: random shifts. The cameras are fixed, so absolute image position carries metric information.
 """

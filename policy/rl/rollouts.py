@@ -138,7 +138,10 @@ def _rewarded(reward: float, job: Job, step: int) -> np.float32:
 def _advice(env: Any, agent: TandemAgent, seed: int, idle: bool) -> tuple[np.ndarray, int]:
     """As in a trajectory, of one look. idle: the expert acts anyway."""
     H, A = agent.model.controller.cfg.chunk, agent.model.controller.cfg.action_dim
-    padded, actions = np.zeros((H, A), np.float32), advise(env, seed, 0 if idle else H)
+    padded = np.zeros((H, A), np.float32)
+    if idle:
+        return padded, 0
+    actions = advise(env, seed, H)
     padded[: len(actions)] = actions
     return padded, len(actions)
 
