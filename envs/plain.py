@@ -39,6 +39,7 @@ class GymTask:
     robot: str = "unknown"
     horizon: int = 0  # steps; 0: the environment's own limit
     success: Callable[[dict[str, Any]], bool] = lambda info: bool(info["is_success"])  # of the step's info
+    dense_reward: bool = False  # does its reward rise on the way to success, as `tandem rl --method ppo` needs?
 
     def make(self, name: str, **options: Any) -> TaskEnv:
         return PlainEnv(name, self, **options)
@@ -73,7 +74,7 @@ class PlainEnv(TaskEnv):
         image_size: int = 96,
         render_mode: str | None = "rgb_array",
     ):
-        self.task, self.inner = task, task.make_env(image_size)
+        self.task, self.inner, self.dense_reward = task, task.make_env(image_size), task.dense_reward
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": int(self.inner.metadata.get("render_fps", 20))}
         self._box = _box(self.inner)
         self.seen = self.inner.reset(seed=0)[0]  # the inner environment's last observation

@@ -38,6 +38,8 @@ class Script(Protocol):
 class TaskEnv(gymnasium.Env):
     """Subclasses add `reset`, `step`, `render_camera` and `first_state_digest`."""
 
+    dense_reward: bool = True  # it rises on the way to success
+
     def __init__(
         self,
         name: str,

@@ -186,10 +186,10 @@ def _part_files(name: str, part: Steering | Judgement | Memory | None) -> dict[s
     return {f"{inner}/config.json": asdict(part.cfg), f"{inner}/model.safetensors": dict(part.state_dict())}
 
 
-def agree(policy: Contract, environment: Contract) -> None:
-    """DataError where what a policy sees and does is not what the environment gives and takes."""
+def agree(policy: Contract, other: Contract, name: str = "the environment") -> None:
+    """DataError where what a policy sees and does is not what `name` gives and takes."""
     roles = ("image", "state", "action", "text")
-    policy.only(*roles).check(environment.only(*roles), "the environment")
+    policy.only(*roles).check(other.only(*roles), name)
 
 
 def stored_config(path: str | Path) -> ModelConfig:

@@ -27,6 +27,7 @@ from policy.errors import PolicyError
 
 MANIFEST = "manifest.json"
 PRETRAINED, TRAINING = "pretrained_model", "training_state"  # folders
+OLD = ".old-"  # before the name of a checkpoint that is being replaced
 RECIPE, PROGRESS = f"{PRETRAINED}/train_config.json", f"{TRAINING}/training_step.json"
 
 
@@ -38,8 +39,7 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: 
     _refuse_not_finite(files, root)
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}"
-    for half in root.glob(".tmp-*"):  # of a process that was killed: a run's folder has one writer
-        shutil.rmtree(half, ignore_errors=True)
+    _mend(root)
     try:
         for name, content in files.items():
             _write(temporary / name, content)
@@ -71,9 +71,25 @@ def _refuse_not_finite(files: Mapping[str, Any], root: Path) -> None:
             )
 
 
+def _mend(root: Path) -> None:
+    """Tidies up after a process that was killed in `save`: a run's folder has one writer."""
+    for half in root.glob(".tmp-*"):
+        shutil.rmtree(half, ignore_errors=True)
+    for old in root.glob(f"{OLD}*"):
+        if (final := _step_of(old)).exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, final)
+
+
+def _step_of(old: Path) -> Path:
+    """The name of a checkpoint that was laid aside."""
+    return old.with_name(old.name.removeprefix(OLD))
+
+
 def _put(temporary: Path, final: Path) -> None:
     """Under its own name. The same step may be there already, for instance on Ctrl-C right after a periodic save."""
-    old = final.with_name(f".old-{final.name}")
+    old = final.with_name(OLD + final.name)
     if final.exists():
         os.replace(final, old)
     try:
@@ -194,9 +210,11 @@ def _point_last(root: Path, name: str) -> None:
 
 
 def _steps(root: Path) -> list[Path]:
-    """Newest first; as text 1000000 would be older than 999999."""
-    found = (p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink())
-    return sorted(found, key=lambda folder: int(folder.name), reverse=True)
+    """Newest first; as text 1000000 would be older than 999999. One that was laid aside counts where a kill left no
+    other in its place."""
+    found = [p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink()]
+    found += [old for old in root.glob(f"{OLD}*") if not _step_of(old).exists()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix(OLD)), reverse=True)
 
 
 def _forget_old(root: Path, keep: int, spare: int) -> None:

@@ -64,8 +64,11 @@ class Run:
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self.writer.add_scalar(f"{stage}/{name}", value, step)
-        self._log.write(json.dumps({"stage": stage, "step": step, **metrics}) + "\n")
-        self._log.flush()
+        try:
+            self._log.write(json.dumps({"stage": stage, "step": step, **metrics}) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
 
     @property
     def stop_requested(self) -> bool:

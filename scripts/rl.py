@@ -6,14 +6,20 @@ gradients through the flow; scratch is SAC on the simulator's state, without a c
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import envs
 from policy.run import Run, default_output
 from scripts.errors import UserError
 from scripts.manifest import say_how
+
+if TYPE_CHECKING:
+    from policy.agents import AgentSpec
+    from policy.bundle import Bundle
+    from policy.rl.progress import Learning
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def main(args: Args) -> int:
     from policy.agent import Runtime
     from policy.agents import AgentSpec, load_agent
     from policy.bundle import Bundle
-    from policy.rl.progress import ASKED, Learning, Limits
+    from policy.rl.progress import Learning, Limits
 
     _refuse_nonsense(args)
     if args.method == "scratch":
@@ -52,37 +58,51 @@ def main(args: Args) -> int:
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
     load_agent(spec, tasks)  # here, so that a policy of other tasks is one line and not a worker's traceback
     output = args.output or default_output("rl", args.method)
-    if checkpoint.exists(output) and not (output / ASKED).exists():
-        raise UserError(f"{output} holds another command's checkpoints; choose another --output")
+    _refuse_others(output)
+    learn = _METHODS[args.method](args, spec, tasks, bundle)  # what is missing is said before the run begins
     with Run(output, args.resume) as run:
         about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
         limits = Limits(args.steps, args.minutes)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
         say_how(output)
-        learn(args, spec, tasks, learning)
+        learn(learning)
         if run.stop_requested:
             raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
+        if not checkpoint.exists(output):
+            learning.save_untaught("the time was too short for a round")
     print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes")
-    if learning.newest() is not None:
-        print(f"next: tandem eval --checkpoint {output} --modes {args.mode} --controls normal")
+    print(f"next: tandem eval --checkpoint {output} --modes {args.mode} --controls normal")
     return 0
 
 
-def learn(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
-    {"dsrl": _dsrl, "recap": _recap, "ppo": _gradient, "grpo": _gradient}[args.method](args, spec, tasks, learning)
-
-
 def _refuse_nonsense(args: Args) -> None:
+    from policy.rl.layouts import SEEDS
+
     least = {"workers": 1, "seed": 0, "steps": 1}  # layouts of negative seeds are those of evaluation
     for name, value in least.items():
         if getattr(args, name) < value:
             raise UserError(f"--{name} is {getattr(args, name)}; use {value} or more")
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes}; use more than 0")
+    if args.seed >= SEEDS:
+        raise UserError(f"--seed is {args.seed}; use 0 to {SEEDS - 1}, whose layouts nothing else uses")
+    if args.data and args.method != "recap":
+        raise UserError(f"--data is for recap; {args.method} learns from no demonstrations")
+    if args.checkpoint and args.method == "scratch":
+        raise UserError("--method scratch begins with nothing; leave --checkpoint out")
 
 
-def _stackable(method: str, bundle: Any) -> None:
+def _refuse_others(output: Path) -> None:
+    """A folder that is not of `tandem rl`, or only just begun."""
+    from policy.rl.progress import ASKED
+
+    begun = {".lock", "tensorboard", "log.jsonl", "made_with.json", "experience"}
+    if output.exists() and not (output / ASKED).exists() and {file.name for file in output.iterdir()} - begun:
+        raise UserError(f"{output} holds another command's files; choose another --output")
+
+
+def _stackable(method: str, bundle: "Bundle") -> None:
     """What an earlier run taught would be dropped in silence otherwise."""
     if bundle.steering is not None:
         raise UserError("the checkpoint is steered already (dsrl); pass the one that it was made from")
@@ -107,14 +127,17 @@ def _scratch(args: Args) -> int:
         scratch(task, practice, args.workers, args.seed)
         if run.stop_requested:
             raise KeyboardInterrupt("stopped; --method scratch does not resume")
-        lately = sum(practice.recent) / max(1, len(practice.recent))
-        print(f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes, {100 * lately:.0f}% of the last episodes")
+        took = f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes"
+        print(f"{took}, {100 * practice.lately:.0f}% of the last episodes")
     return 0
 
 
-def _dsrl(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+Learn = Callable[["Learning"], None]
+
+
+def _dsrl(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
     module = _needs_sb3("policy.rl.dsrl")
-    module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
+    return lambda learning: module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
 
 
 def _needs_sb3(module: str) -> Any:
@@ -124,21 +147,63 @@ def _needs_sb3(module: str) -> Any:
         raise UserError(f"this method needs stable-baselines3 ({error}); install 'tandem-vla[rl]'") from None
 
 
-def _recap(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+def _recap(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
     from data.cache import FrameCache
+    from policy.bundle import agree
     from policy.rl.recap import Recap, recap
+    from policy.rl.samples import shown
 
-    cache = FrameCache.build(list(args.data or _demonstrations(learning.base)), args.cache)
-    learning.about |= {"data": cache.digest}
-    recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
+    for task in tasks:
+        _expert(task)
+    cache = FrameCache.build(list(args.data or _demonstrations(Path(spec.checkpoint))), args.cache)
+    agree(bundle.contract, cache.contract, "the demonstrations")
+    shown(cache, tasks)
+
+    def learn(learning: "Learning") -> None:
+        learning.about |= {"data": cache.digest}
+        recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
+
+    return learn
 
 
-def _gradient(args: Args, spec: Any, tasks: tuple[str, ...], learning: Any) -> None:
+def _expert(task: str) -> None:
+    """UserError where nobody can correct."""
+    env: Any = envs.make(task)
+    env.reset(seed=0)
+    try:
+        envs.expert(env, 0)
+    except envs.EnvError as error:
+        raise UserError(f"recap needs an expert that takes over ({error}); dsrl and grpo need none") from None
+    if env.unwrapped.snapshot() is None:
+        print(f"{task} cannot be put back after something was tried: its expert takes over, but does not advise")
+    env.close()
+
+
+def _gradient(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
     from policy.rl.baselines import Group, Value
     from policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
 
+    for task in tasks if args.method == "ppo" else ():
+        _dense(task)
     settings = FlowPolicyGradient(Value() if args.method == "ppo" else Group())
-    flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
+    return lambda learning: flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
+
+
+def _dense(task: str) -> None:
+    """UserError where nothing is paid for on the way to success."""
+    env: Any = envs.make(task)
+    dense = env.unwrapped.dense_reward
+    env.close()
+    if not dense:
+        raise UserError(f"ppo needs a dense reward, and {task} does not say that it has one; dsrl and grpo need none")
+
+
+_METHODS: dict[str, Callable[[Args, "AgentSpec", tuple[str, ...], "Bundle"], Learn]] = {
+    "dsrl": _dsrl,
+    "recap": _recap,
+    "ppo": _gradient,
+    "grpo": _gradient,
+}
 
 
 def _demonstrations(base: Path) -> tuple[Path, ...]:

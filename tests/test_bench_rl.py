@@ -85,6 +85,21 @@ def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_pa
     assert row["before"] == row["after"] == 0.5 and row["tasks_lower"] == 1
 
 
+def test_what_a_run_did_not_learn_is_not_published_as_its_result(tmp_path, policy):
+    evaluated(tmp_path / "before", push=[True], stack=[False], reach=[True])
+    run = learned(tmp_path, "together_recap_0", push=[True], stack=[True], reach=[True])
+    (run / "asked.json").write_text(json.dumps({"tasks": ["push", "stack"]}))
+    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, output=tmp_path)
+    assert set(measure(args)) == {"push", "stack"}
+    for others in (("push", "stack", "reach"), ("push",)):
+        with pytest.raises(UserError, match="together_recap_0 learned push stack, not"):
+            measure(replace(args, tasks=others))
+    with pytest.raises(UserError, match="--together names dsrl, which is not in --methods"):
+        measure(replace(args, together=("dsrl",)))
+    with pytest.raises(UserError, match="rl_suite is about one method"):
+        measure(replace(args, methods=("recap", "dsrl"), result="rl_suite"))
+
+
 def test_curves_are_means_over_the_runs_of_one_kind(tmp_path):
     before, runs = evaluated(tmp_path / "before", push=[True]), []
     for seed, shares in enumerate(([0.0, 1.0], [0.5, 0.5])):

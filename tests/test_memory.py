@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from policy.memory import Memory, MemoryConfig, Past, Seen
-from policy.rl.recalling import Looks, Recalling, _fit
+from policy.rl.recalling import Looks, Recalling, _fit, recall
 from policy.rl.rollouts import PLACES, Trajectory
 
 S, E, R, M = 5, 6, 2, 8
@@ -100,6 +100,16 @@ def test_what_is_hidden_now_is_recalled_from_when_it_was_seen(memory):
     _fit(memory.requires_grad_(True), looks_of(range(40)), Recalling(steps=300, batch=64), lambda: None)
     recalled = float(others.error(memory(others.past(every)), every))
     assert seen > 0.4 and recalled < seen / 3
+
+
+def test_where_no_simulator_knows_of_anything_memory_stays_as_it_was(memory):
+    unknown = episode(np.zeros((R, 3)), 48, 0)
+    bundle = Hands()
+    for bundle.memory in (None, memory):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("policy.rl.recalling.config_of", lambda _: memory.cfg)
+            learned, errors = recall(bundle, [unknown], Recalling(steps=3), 0, lambda: None)
+        assert learned is bundle.memory and errors == {}
 
 
 def test_what_the_simulator_does_not_know_teaches_nothing():

@@ -287,6 +287,25 @@ def test_a_step_that_cannot_be_saved_again_stays_as_it_was(tmp_path, monkeypatch
     assert checkpoint.resolve(tmp_path) == saved
 
 
+def test_a_step_whose_replacement_is_killed_between_two_names_stays(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "checkpoints", 7, FILES)
+    rename, names = os.replace, []
+
+    def killed(source, target):
+        names.append(target.name)
+        rename(source, target)
+        if target.name == ".old-000007":
+            raise KeyboardInterrupt  # in the place of kill -9, which runs nothing more
+
+    with monkeypatch.context() as kill, pytest.raises(KeyboardInterrupt):
+        kill.setattr(checkpoint.os, "replace", killed)
+        checkpoint.save(tmp_path / "checkpoints", 7, FILES)
+    assert names == [".old-000007"] and not (tmp_path / "checkpoints" / "000007").exists()
+    assert checkpoint.exists(tmp_path) and checkpoint.verify(checkpoint.resolve(tmp_path))["step"] == 7
+    assert checkpoint.save(tmp_path / "checkpoints", 8, FILES, keep=3) == checkpoint.resolve(tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"000007", "000008", "last"}
+
+
 def test_manifest_may_not_point_outside(tmp_path):
     folder = checkpoint.save(tmp_path, 1, FILES)
     manifest = json.loads((folder / "manifest.json").read_text())

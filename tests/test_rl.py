@@ -52,6 +52,53 @@ def test_numbers_that_are_not_finite_are_not_stored(tmp_path):
     assert len(Experience.open(tmp_path)) == 1
 
 
+def test_a_damaged_file_is_one_line_and_strangers_are_left_alone(tmp_path):
+    experience = Experience.open(tmp_path)
+    experience.add(5, True, arrays())
+    (tmp_path / "notes.npz").write_bytes(b"mine")
+    file, rng = tmp_path / "000000.npz", np.random.default_rng(0)
+    whole, refused = file.read_bytes(), 0
+    for at in rng.integers(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        try:
+            Experience.open(tmp_path).load(0)
+        except PolicyError as error:
+            refused += "damaged" in str(error)
+    assert refused > 100
+    file.write_bytes(whole)
+    assert len(Experience.open(tmp_path)) == 1 and (tmp_path / "notes.npz").exists()
+
+
+def test_steps_that_were_counted_stay_counted_though_the_newest_file_is_lost(trained, tmp_path):
+    from policy.rl.progress import Learning, Limits
+    from policy.run import Run
+
+    def begin():
+        experience = Experience.open(tmp_path / "run" / "experience")
+        base, bundle = checkpoint.resolve(trained), Bundle.load(trained)
+        learning = Learning(
+            run=Run(tmp_path / "run", resume=True), limits=Limits(10**6, 1.0), base=base, bundle=bundle,
+            tasks=("reach",), about={"method": "dsrl", "seed": 0},
+        )  # fmt: skip
+        learning.resume(experience, Limits(1, 1.0))
+        return learning, experience
+
+    _, experience = begin()
+    for _ in range(3):
+        experience.add(10, True, arrays())
+    learning, _ = begin()
+    assert learning.steps == 30
+    learning.save({})
+    (tmp_path / "run" / "experience" / "000002.npz").unlink()
+    learning, experience = begin()
+    assert learning.steps == experience.steps == 30 and len(experience) == 2
+    (tmp_path / "run" / CLOCK).write_text("not a number")
+    with pytest.raises(PolicyError, match=f"{CLOCK} cannot be read"):
+        begin()
+
+
 def test_noise_env_is_an_environment_and_a_function_of_its_seed(trained):
     from stable_baselines3.common.env_checker import check_env
 
@@ -61,8 +108,8 @@ def test_noise_env_is_an_environment_and_a_function_of_its_seed(trained):
         env = NoiseEnv(spec(trained), ("reach", "press_button"))
         walks.append(np.stack([env.reset()[0], env.step(np.full(env.action_space.shape, 0.3, np.float32))[0]]))
     assert np.array_equal(*walks) and not np.array_equal(walks[0][0], walks[0][1])
-    with pytest.raises(PolicyError, match="not finite"):
-        env.step(np.full(env.action_space.shape, np.nan, np.float32))
+    *_, info = env.step(np.full(env.action_space.shape, np.nan, np.float32))
+    assert "not finite" in info["error"]
 
 
 def command(trained, output, *more):
@@ -208,32 +255,66 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
     from scripts import rl
     from scripts.errors import UserError
 
+    def other(cache):
+        features = {key: f for key, f in cache.contract.features.items() if not key.endswith("wrist")}
+        return replace(cache.contract, features=features)
+
     def ask(*flags):
         rl.main(tyro.cli(rl.Args, args=["--output", str(tmp_path / "run"), "--checkpoint", str(trained), *flags]))
 
     with pytest.raises(UserError, match="learns one task"):
-        ask("--method", "scratch")
+        ask("--method", "scratch", "--checkpoint", "")
     with pytest.raises(UserError, match="does not resume"):
-        ask("--method", "scratch", "--tasks", "reach", "--resume")
+        ask("--method", "scratch", "--checkpoint", "", "--tasks", "reach", "--resume")
     for flag, value in (("workers", "0"), ("seed", "-1"), ("steps", "0"), ("minutes", "0")):
         with pytest.raises(UserError, match=f"--{flag} is {value}"):
             ask(f"--{flag}", value)
     with pytest.raises(DataError, match="robot is .*use data and model of one contract"):
         ask("--checkpoint", "models/mt50", "--tasks", "reach")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="another command's checkpoints"):
+    with pytest.raises(UserError, match="another command's files"):
         ask("--output", str(trained), "--resume")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "sac.zip").touch()
+    with pytest.raises(UserError, match="another command's files"):
+        ask("--output", str(tmp_path / "scratch"), "--resume")
+    with pytest.raises(UserError, match="--seed is 10; use 0 to 9"):
+        ask("--seed", "10")
+    with pytest.raises(UserError, match="--data is for recap"):
+        ask("--data", str(demonstrations))
+    with pytest.raises(UserError, match="begins with nothing"):
+        ask("--method", "scratch", "--tasks", "reach")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no demonstrations in datasets/.*tandem train --preset .*--data"):
         ask("--checkpoint", str(trained.resolve()), "--method", "recap", "--tasks", "reach")
-    ask_again = ["--method", "recap", "--resume", "--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
+    ask_again = ["--method", "recap", "--data", str(demonstrations), "--cache", str(tmp_path / "cache")]
     with pytest.raises(PolicyError, match="no demonstrations of stack"):
         ask("--tasks", "stack", *ask_again)
     build = FrameCache.build
     unnamed = [{"episode_index": row["episode_index"]} for row in build([demonstrations], tmp_path / "cache").episodes]
     monkeypatch.setattr(FrameCache, "build", lambda *given: replace(build(*given), episodes=unnamed))
     with pytest.raises(PolicyError, match="no demonstrations of reach"):
-        ask("--tasks", "reach", "--output", str(tmp_path / "other"), *(f for f in ask_again if f != "--resume"))
+        ask("--tasks", "reach", *ask_again)
+    monkeypatch.setattr(FrameCache, "build", lambda *given: replace(whole := build(*given), contract=other(whole)))
+    with pytest.raises(DataError, match="the demonstrations: .*wrist is .*use data and model of one contract"):
+        ask("--tasks", "reach", *ask_again)
+    assert not (tmp_path / "run").exists()  # what is missing is said before a run begins
+
+
+def test_methods_say_what_a_task_lacks(monkeypatch):
+    import envs
+    from envs.task_env import TaskEnv
+    from scripts import rl
+    from scripts.errors import UserError
+
+    rl._dense("reach")
+    rl._expert("reach")
+    monkeypatch.setattr(TaskEnv, "dense_reward", False)
+    with pytest.raises(UserError, match="ppo needs a dense reward, and reach"):
+        rl._dense("reach")
+    monkeypatch.setattr(envs.TabletopEnv, "expert", TaskEnv.expert)
+    with pytest.raises(UserError, match="recap needs an expert .*'reach' has no scripted expert"):
+        rl._expert("reach")
 
 
 def test_a_process_that_dies_is_one_line_and_takes_the_others_with_it():
@@ -417,13 +498,31 @@ def test_advantages_judge_what_the_next_steps_changed():
     torch.testing.assert_close(ends, torch.tensor(-0.06 + 0.0 + 0.3))
 
 
-def test_no_layout_is_met_twice_and_none_is_left_out():
-    from policy.rl.recap import unmet
+def test_no_layout_is_met_twice_and_none_is_left_out(tmp_path):
+    from policy.rl.layouts import training_seed, unmet
 
-    assert unmet(set(), 3) == [0, 1, 2]
-    assert unmet({0, 1, 2, 5}, 3) == [3, 4, 6]  # killed while 3 and 4 were under way
-    assert unmet({7, 9}, 2) == [8, 10]  # 0 to 6 were met, and forgotten
-    assert unmet({0, 1}, -1) == []  # the newest checkpoint was damaged, and an older one wanted fewer
+    experience, first = Experience.open(tmp_path, limit=15_000), training_seed(1)
+
+    def meet(*layouts):
+        for layout in layouts:
+            experience.add(1, True, {"seed": np.array(first + layout), "much": np.zeros(200)})
+
+    def following(many, *crashed):
+        return [at - first for at in unmet(experience, 1, many, frozenset(first + layout for layout in crashed))]
+
+    assert following(3) == [0, 1, 2]
+    meet(1)
+    assert following(3) == [0, 2, 3]  # killed while 0 was under way
+    meet(0, 2, 5)
+    assert following(3) == [3, 4, 6]
+    assert following(3, 3, 6) == [4, 7, 8]
+    assert not experience.forgot
+    meet(7, 9, 10)
+    assert experience.forgot and following(4) == [3, 4, 6, 8]  # what is older was met, and forgotten
+    assert following(-1) == []  # the newest checkpoint was damaged, and an older one wanted fewer
+    assert training_seed(9) + 100_000 <= 3_000_000
+    with pytest.raises(ValueError, match="seed 10"):
+        training_seed(10)
 
 
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
@@ -799,7 +898,8 @@ def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     import policy.rl.scratch as module
-    from policy.rl.progress import Limits, Practice, training_seed
+    from policy.rl.layouts import training_seed
+    from policy.rl.progress import Limits, Practice
     from policy.run import Run
 
     made = []

@@ -4,7 +4,7 @@
     A_i                 generalised advantage estimation over the looks of an episode (arXiv 1506.02438)
     A of a group        success against the other episodes of that layout, in deviations (GRPO, arXiv 2402.03300)
 
-Rises add up to where the episode got to: nothing is gained by staying where it is good. Of success alone, a look of
+Rises add up to where the episode got to: staying where it is good pays nothing. Of success alone, a look of
 some thirty has too small a share to be seen in the hundreds of episodes that two cores simulate.
 """
 

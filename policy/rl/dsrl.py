@@ -13,7 +13,7 @@ Notable choices
 - The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again. It is
   the largest for which being undecided is not worth a choice's -1.
 - Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, and
-  their weights decay. Layouts are met several times (noise_env.py).
+  weights decay, the actor's too. Layouts are met several times (noise_env.py).
 - Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
 - Two updates a choice: more learn outcomes by heart, and leave simulation no time on two cores.
 """
@@ -36,14 +36,15 @@ from policy import checkpoint, optimizer_state
 from policy.agents import AgentSpec
 from policy.errors import PolicyError
 from policy.rl.experience import Episode, Experience
+from policy.rl.layouts import training_seed
 from policy.rl.noise_env import HOLD, NoiseEnv
-from policy.rl.progress import Learning, training_seed
+from policy.rl.progress import Learning
 from policy.rl.sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
 from policy.rl.vector import in_processes
 from policy.standardise import Standardise
 from policy.steering import Steering, SteeringConfig
 
-NETWORKS, CHOICES = "sac", "choices.json"  # in a checkpoint's training state
+NETWORKS = "sac"  # in a checkpoint's training state
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,22 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)
-    first, many = training_seed(seed) + -(-len(experience) // settings.repeats), (settings.hold, settings.repeats)
+    first = max((int(layout) + 1 for layout in experience.column("seed")), default=training_seed(seed))
+    many = (settings.hold, settings.repeats)
     makers: list[Callable[[], gymnasium.Env]] = [
         partial(NoiseEnv, spec, tasks, first + index, workers, *many) for index in range(workers)
     ]
     with in_processes(makers) as envs:
         _warm_up(envs, learning, experience, settings, seed)
         if (choices := _choices(experience)) < settings.warm_up:
-            return _save_untaught(learning, f"{choices} of {settings.warm_up} choices of the warm-up are made")
+            return learning.save_untaught(f"{choices} of {settings.warm_up} choices of the warm-up are made")
         model = _model(envs, experience, settings, learning, seed)
         failure = -1 / (1 - settings.discount)
         for episode in experience:
             model.replay_buffer.take(episode, failure)  # type: ignore[union-attr]
         model.num_timesteps = choices
-        if _newest(learning) is None and not _catch_up(model, learning, settings, workers):
-            return _save_untaught(learning, "the warm-up is only in part learned from")
+        if learning.newest() is None and not _catch_up(model, learning, settings, workers):
+            return learning.save_untaught("the warm-up is only in part learned from")
         save = partial(_save, model, learning, settings)
         keep = _Keep(learning, experience, failure, save)
         model.learn(2**62, callback=keep, reset_num_timesteps=False, progress_bar=False)
@@ -139,20 +141,8 @@ def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> b
     return True
 
 
-def _save_untaught(learning: Learning, why: str) -> None:
-    """The policy as it was: a network that has learned nothing would steer it at random."""
-    learning.save(judgement=learning.bundle.judgement, memory=learning.bundle.memory, state={})
-    print(f"{why}: the checkpoint is the policy as it was; --resume with more --minutes or --steps goes on")
-
-
-def _newest(learning: Learning) -> Path | None:
-    """The last checkpoint that learned: another one, of a run that was stopped before, begins again."""
-    newest = learning.newest()
-    return newest if newest is not None and (newest / checkpoint.TRAINING / CHOICES).exists() else None
-
-
 def _choices(experience: Experience) -> int:
-    return sum(len(episode["noise"]) for episode in experience)
+    return sum(map(len, experience.column("noise")))
 
 
 def _model(envs: VecEnv, experience: Experience, settings: DSRL, learning: Learning, seed: int) -> SAC:
@@ -168,10 +158,10 @@ def _model(envs: VecEnv, experience: Experience, settings: DSRL, learning: Learn
             "features_extractor_kwargs": {"plain": learning.bundle.feature_sizes.plain},
         },
     )  # fmt: skip
-    if (newest := _newest(learning)) is not None:
+    if (newest := learning.newest()) is not None:
         _restore(model, newest)
         return model
-    seen = torch.from_numpy(np.concatenate([episode["features"] for episode in experience]))
+    seen = torch.from_numpy(np.concatenate(experience.column("features")))
     first, *others = (part for part in model.policy.modules() if isinstance(part, Standardise))
     first.fit(seen[:, :-1])
     for other in others:  # of the actor, the critics and their targets
@@ -180,8 +170,7 @@ def _model(envs: VecEnv, experience: Experience, settings: DSRL, learning: Learn
 
 
 def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
-    taken = cast(WholeEpisodes, model.replay_buffer).taken
-    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict()), CHOICES: taken}
+    state: dict[str, Any] = {f"{NETWORKS}.safetensors": dict(model.policy.state_dict())}
     for name, optimizer in _optimizers(model).items():
         state[f"{name}.safetensors"], state[f"{name}.json"] = optimizer_state.split(optimizer.state_dict())
     learning.save(

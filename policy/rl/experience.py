@@ -10,15 +10,16 @@ Notable choices
 - A number that is not finite stops the run before it is stored.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from data.layout import write_atomic
 from policy.errors import PolicyError
 
 Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep
@@ -36,16 +37,21 @@ class Experience:
     @classmethod
     def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
         folder.mkdir(parents=True, exist_ok=True)
-        for half in folder.glob(".*.npz"):  # of a writer that was killed
+        for half in folder.glob(".*"):  # of a writer that was killed
             half.unlink()
-        sizes = {int(path.stem): path.stat().st_size for path in sorted(folder.glob("*.npz"))}
+        sizes = {int(path.stem): path.stat().st_size for path in folder.glob("[0-9]*.npz")}
         opened = cls(folder, limit, sizes, 0)
-        opened.steps = int(opened.load(max(sizes))["total"]) if sizes else 0
+        opened.steps = int(opened.load(max(sizes), ("total",))["total"]) if sizes else 0
         return opened
 
     def __len__(self) -> int:
         """Episodes ever added."""
         return max(self.sizes, default=-1) + 1
+
+    @property
+    def forgot(self) -> bool:
+        """Is anything gone that was added?"""
+        return bool(self.sizes) and min(self.sizes) > 0
 
     def __iter__(self) -> Iterator[Episode]:
         return (self.load(number) for number in sorted(self.sizes))
@@ -60,35 +66,30 @@ class Experience:
                 )
         number, self.steps = len(self), self.steps + steps
         about: dict[str, Any] = {"steps": steps, "success": success, "total": self.steps}
-        temporary, final = self.folder / f".{number:06d}.npz", self._file(number)
+        file = BytesIO()
+        np.savez(file, allow_pickle=False, **arrays | about)
+        content = file.getvalue()
         try:
-            with open(temporary, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays | about)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
+            write_atomic(self._file(number), content)
         except OSError as error:
             raise PolicyError(f"cannot store experience in {self.folder}: {error}; free space and --resume") from None
-        self.sizes[number] = final.stat().st_size
+        self.sizes[number] = len(content)
         self._forget()
 
     def column(self, name: str) -> list[np.ndarray]:
         """One array of every episode that is kept, oldest first."""
-        return [self._read(number, (name,))[name] for number in sorted(self.sizes)]
+        return [self.load(number, (name,))[name] for number in sorted(self.sizes)]
 
     def last(self, count: int) -> Iterator[Episode]:
         """The newest `count` episodes that are kept, oldest first."""
         return (self.load(number) for number in sorted(self.sizes)[-count:])
 
-    def load(self, number: int) -> Episode:
-        return self._read(number)
-
-    def _read(self, number: int, names: tuple[str, ...] = ()) -> Episode:
+    def load(self, number: int, names: tuple[str, ...] = ()) -> Episode:
         """names: of the arrays; none: all."""
         try:
             with np.load(self._file(number)) as file:
                 return {name: file[name] for name in names or file.files}
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) as error:  # what zipfile raises
             raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
 
     def _file(self, number: int) -> Path:

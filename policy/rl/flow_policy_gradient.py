@@ -32,7 +32,8 @@ from policy.rl.baselines import Baseline, Group, Value
 from policy.rl.critic import seen
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, log_likelihood
-from policy.rl.progress import Learning, training_seed
+from policy.rl.layouts import unmet
+from policy.rl.progress import Learning
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory
 
@@ -89,18 +90,20 @@ def flow_policy_gradient(
     learning.resume(experience, settings)
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
-    newest = learning.newest() or _save(learning, learner)
+    newest, crashed = learning.newest() or _save(learning, learner), set[int]()
     with Pool(roll_out, workers) as pool:
         while not learning.ended() and learning.left > learner.took:
             begin = learning.seconds
-            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, training_seed(seed) + len(experience), settings)
+            layouts = unmet(experience, seed, settings.episodes // settings.baseline.draws, frozenset(crashed))
+            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, layouts, settings)
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
-            moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts]))}
+            crashed |= {job.seed for job in jobs} - {rollout.seed for rollout in rollouts}
+            moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts])), "crashed": len(crashed)}
             moved |= update(learner, rollouts, tasks, settings)
             for rollout in rollouts:
-                kept = {"seen": seen(rollout), "rewards": rewards(rollout)}
+                kept = {"seen": seen(rollout), "rewards": rewards(rollout), "seed": np.array(rollout.seed)}
                 experience.add(rollout.steps, rollout.success, kept)
                 learning.episode(rollout.success, rollout.steps, experience.steps)
             moved |= learner.baseline.learn(experience, len(rollouts))
@@ -146,10 +149,9 @@ def _save(learning: Learning, learner: Learner) -> Path:
     return learning.save(learner.state(), weights=dict(learner.bundle.model.state_dict()))
 
 
-def _jobs(spec: AgentSpec, tasks: tuple[str, ...], first: int, settings: FlowPolicyGradient) -> list[Job]:
-    """Layouts that were not met before, tasks in turn. first: its seed."""
+def _jobs(spec: AgentSpec, tasks: tuple[str, ...], layouts: list[int], settings: FlowPolicyGradient) -> list[Job]:
+    """Tasks in turn."""
     draws = settings.baseline.draws
-    layouts = range(first, first + settings.episodes // draws)
     return [
         Job(spec, tasks[i % len(tasks)], i, draw=draw, explore=True)
         for i in layouts for draw in range(draws)

@@ -25,7 +25,7 @@ from torch import Tensor
 from policy.agent import TandemAgent
 from policy.agents import AgentSpec, load_agent
 from policy.errors import PolicyError
-from policy.rl.progress import TRAINING_SEEDS
+from policy.rl.layouts import training_seed
 from policy.rl.rollouts import finite
 from policy.rollout import environment, noise_seed
 from policy.steering import spread
@@ -39,7 +39,7 @@ class NoiseEnv(gymnasium.Env):
         self,
         spec: AgentSpec,
         tasks: tuple[str, ...],
-        first_seed: int = TRAINING_SEEDS,
+        first_seed: int = training_seed(0),
         stride: int = 1,
         hold: int = HOLD,
         repeats: int = 1,
@@ -79,13 +79,13 @@ class NoiseEnv(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         noise = np.asarray(action, np.float32)
         if not np.isfinite(noise).all():
-            raise PolicyError("the learner chose noise that is not finite; lower its learning rate, then --resume")
+            return self._failed("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
         try:
             success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
-        except PolicyError as error:  # an exception would end the worker, and say nothing to the learner
-            return self.features, -1.0, False, True, {"error": str(error)}
+        except PolicyError as error:
+            return self._failed(str(error))
         info: dict[str, Any] = {"is_success": success}
         self.breaks = self.breaks + 1 if self.broken else 0
         if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
@@ -93,11 +93,15 @@ class NoiseEnv(gymnasium.Env):
                 info["error"] = f"{self.task}: {BREAKS} simulations in a row broke; run `tandem doctor`, then --resume"
             return self.features, -1.0, False, True, info
         if success or truncated:
-            log = {key: np.stack(rows) for key, rows in self.kept.items()}
+            log = {key: np.stack(rows) for key, rows in self.kept.items()} | {"seed": np.array(self.seed)}
             info |= {"task": self.task, "steps": self.agent.step, "episode_log": log}
         else:
             self._look()
         return self.features, float(success) - 1.0, success, truncated, info
+
+    def _failed(self, why: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """An exception would end the worker, and say nothing to the learner."""
+        return self.features, -1.0, False, True, {"error": why}
 
     def _look(self) -> np.ndarray:
         self.situation = self.agent.look(self.obs)

@@ -7,6 +7,7 @@ what the algorithm itself needs to go on.
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,11 @@ from policy.run import Run
 from policy.statistics import Proportion
 from policy.steering import Steering
 
-TRAINING_SEEDS = 2_000_000  # of layouts; demonstrations count from 0, evaluation from 1,000,000
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve
 ASKED = "asked.json"  # file of a run: method, settings, base and tasks
 CLOCK = "seconds"  # file of a run: how long it had learned when that was last noted
-
-
-def training_seed(seed: int) -> int:
-    """The first layout of a run, so that runs of different seeds meet different ones."""
-    return TRAINING_SEEDS + 100_000 * seed
+NOTED = 1.0  # seconds between two notes: on a disk, one takes some milliseconds
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,17 @@ class Practice:
     episodes: int = 0
     spent: float = 0.0  # seconds before `since`
     since: float = field(default_factory=time.perf_counter)
-    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    noted: float = -NOTED  # second of the last note
+    recent: deque[tuple[bool, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))  # success, control steps
 
     @property
     def folder(self) -> Path:
         return self.run.folder
+
+    @property
+    def lately(self) -> float:
+        """Success of the last episodes."""
+        return sum(won for won, _ in self.recent) / max(1, len(self.recent))
 
     @property
     def seconds(self) -> float:
@@ -71,17 +73,24 @@ class Practice:
     def episode(self, success: bool | None, length: int, total: int) -> None:
         """Counts one episode of `length` steps; `total`: steps of all; success None: the policy had help."""
         if success is not None:
-            self.recent.append(success)
+            self.recent.append((success, length))
         self.steps, self.episodes = total, self.episodes + 1
         self.tick()
         if self.episodes % REPORT == 0 and self.recent:
-            share = Proportion(sum(self.recent), len(self.recent)).as_dict()
-            about = {"episodes": self.episodes, "length": length, "minutes": self.seconds / 60}
+            won, lengths = zip(*self.recent, strict=True)
+            share = Proportion(sum(won), len(won)).as_dict()
+            about = {"episodes": self.episodes, "length": sum(lengths) / len(won), "minutes": self.seconds / 60}
             self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high", "n")} | about)
 
     def tick(self) -> None:
         """Notes the time, which then counts even where what it was spent on is lost."""
-        write_atomic(self.folder / CLOCK, f"{self.seconds:.1f}".encode())
+        if (now := self.seconds) - self.noted < NOTED:
+            return
+        self.noted = now
+        try:
+            write_atomic(self.folder / CLOCK, f"{now:.1f}".encode())
+        except OSError as error:
+            raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
 
     def ended(self) -> bool:
         over = self.steps >= self.limits.steps or self.left < 0
@@ -101,19 +110,19 @@ class Learning(Practice):
     def resume(self, experience: Experience, settings: Any) -> None:
         """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
         self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
-        self.steps, self.episodes = experience.steps, len(experience)
         self._same()
-        if (clock := self.folder / CLOCK).exists():
-            self.spent = float(clock.read_text())
-        if (folder := self.newest()) is not None:
-            self.spent = max(self.spent, float(checkpoint.progress(folder)["rl"]["seconds"]))
+        self.spent = _read(self.folder / CLOCK, float) if (self.folder / CLOCK).exists() else 0.0
+        if (saved := self._saved()) is not None:
+            self.spent = max(self.spent, float(saved["seconds"]))
+            experience.steps = max(experience.steps, int(saved["env_steps"]))  # its newest file may be lost
+        self.steps, self.episodes = experience.steps, len(experience)
 
     def _same(self) -> None:
         """Keeps what the run is, from its start on; PolicyError where that is not what it was."""
         asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
         if not file.exists():
             write_atomic(file, json_bytes(asked))
-        before = json.loads(file.read_text())
+        before = _read(file, json.loads)
         was, now = ({**about, **about["settings"]} for about in (before, asked))
         for name in (name for name in now if name != "settings"):
             if (old := was.get(name)) != now[name]:
@@ -122,8 +131,13 @@ class Learning(Practice):
                 )
 
     def newest(self) -> Path | None:
-        """The last checkpoint of this run; None where there is none yet."""
-        return checkpoint.resolve(self.folder) if checkpoint.exists(self.folder) else None
+        """The last checkpoint of this run that has learned; None where there is none yet."""
+        saved = self._saved()
+        return None if saved is None or saved.get("untaught") else checkpoint.resolve(self.folder)
+
+    def _saved(self) -> dict[str, Any] | None:
+        """What the last checkpoint says of this run."""
+        return checkpoint.progress(self.folder)["rl"] if checkpoint.exists(self.folder) else None
 
     def due(self) -> bool:
         """Is it time to save?"""
@@ -136,8 +150,10 @@ class Learning(Practice):
         judgement: Judgement | None = None,
         memory: Memory | None = None,
         weights: dict[str, Tensor] | None = None,
+        untaught: bool = False,
     ) -> Path:
-        """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed."""
+        """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed; untaught: it is
+        the policy as it was."""
         self.saved = time.perf_counter()
         bundle = replace(self.bundle, steering=steering, judgement=judgement, memory=memory)
         stored = checkpoint.recipe(self.base)
@@ -147,6 +163,7 @@ class Learning(Practice):
             "env_steps": self.steps,
             "episodes": self.episodes,
             "seconds": round(self.seconds, 1),
+            "untaught": untaught,
         }
         files = bundle.files(dict(bundle.model.state_dict()) if weights is None else weights)
         files |= {
@@ -156,3 +173,15 @@ class Learning(Practice):
         }
         files |= {f"{checkpoint.TRAINING}/{name}": content for name, content in state.items()}
         return checkpoint.save(self.folder / "checkpoints", self.steps, files)
+
+    def save_untaught(self, why: str) -> None:
+        """The policy as it was, where the time was too short to teach it anything."""
+        self.save({}, judgement=self.bundle.judgement, memory=self.bundle.memory, untaught=True)
+        print(f"{why}: the checkpoint is the policy as it was; --resume with more --minutes or --steps goes on")
+
+
+def _read(file: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(file.read_text())
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{file} cannot be read ({error}); remove it and --resume") from None

@@ -68,12 +68,15 @@ class Looks:
 
 def recall(
     bundle: Bundle, ran: list[Trajectory], settings: Recalling, seed: int, tick: Callable[[], None]
-) -> tuple[Memory, dict[str, float]]:
+) -> tuple[Memory | None, dict[str, float]]:
     """The bundle's memory, or a new one, after it has learned; and the mean errors of ways that are seen, and of those
-    that are recalled [m], of episodes that it has learned from."""
+    that are recalled [m], of episodes that it has learned from. Where no simulator knows of anything: the bundle's as
+    it was, or none."""
     torch.manual_seed(seed)
     memory = Memory(config_of(bundle)) if bundle.memory is None else deepcopy(bundle.memory)
     looks = Looks(bundle, ran, memory.cfg.looks)
+    if not looks.placed.any():
+        return bundle.memory, {}
     _fit(memory.requires_grad_(True), looks, settings, tick)
     memory.eval().requires_grad_(False)
     every = torch.arange(len(looks))

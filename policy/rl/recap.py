@@ -17,7 +17,6 @@ Notable choices
 """
 
 from dataclasses import asdict, dataclass, replace
-from itertools import count, islice
 
 import numpy as np
 import torch
@@ -33,8 +32,9 @@ from policy.memory import Memory
 from policy.pool import Crash, Pool
 from policy.rl.experience import Episode, Experience
 from policy.rl.judging import Judging, judge
+from policy.rl.layouts import training_seed, unmet
 from policy.rl.lesson import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
-from policy.rl.progress import Learning, training_seed
+from policy.rl.progress import Learning
 from policy.rl.recalling import Recalling, recall
 from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_advice, of_demonstrations, of_trajectory
@@ -73,10 +73,11 @@ def recap(
     workers: int,
     seed: int,
 ) -> None:
-    """Rounds until `learning` ends, or no other one fits; a checkpoint after each."""
-    bundle, experience = learning.bundle, Experience.open(learning.folder / "experience", limit=8 << 30)
+    """Rounds until `learning` ends, or no other one fits; a checkpoint after each. cache: demonstrations, whose
+    contract is the policy's."""
+    bundle, experience = learning.bundle, Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)
-    demonstrations = of_demonstrations(bundle, cache, tasks)
+    demonstrations, crashed = of_demonstrations(bundle, cache, tasks), set[int]()
     while _goes_on(learning, experience):
         newest, begin, last = learning.newest(), learning.seconds, _last_round(learning)
         if learning.left < SLACK * last.learned + LEAST * last.practised:
@@ -84,8 +85,9 @@ def recap(
         practising = replace(spec, runtime=replace(spec.runtime, noise=1.0))
         actor = practising if newest is None else replace(practising, checkpoint=str(newest))
         goal = last.episodes + max(settings.episodes, settings.each * len(tasks))
-        jobs = [] if learning.ended() else _jobs(actor, tasks, goal, experience, settings, seed)
-        _practise(jobs, begin + learning.left - SLACK * last.learned, learning, experience, workers)
+        jobs = [] if learning.ended() else _jobs(actor, tasks, goal, experience, crashed, settings, seed)
+        enough = begin + learning.left - SLACK * last.learned
+        crashed |= _practise(jobs, enough, learning, experience, workers)
         if learning.run.stop_requested:
             return
         if len(experience) == last.episodes:
@@ -117,22 +119,30 @@ def _last_round(learning: Learning) -> Round:
 
 
 def _jobs(
-    spec: AgentSpec, tasks: tuple[str, ...], goal: int, experience: Experience, settings: Recap, seed: int
+    spec: AgentSpec,
+    tasks: tuple[str, ...],
+    goal: int,
+    experience: Experience,
+    crashed: set[int],
+    settings: Recap,
+    seed: int,
 ) -> list[Job]:
-    """Episodes until `experience` has had `goal`, tasks in turn."""
-    first = training_seed(seed)
-    new = unmet({int(met) - first for met in experience.column("seed")}, goal - len(experience))
-    return [Job(spec, tasks[i % len(tasks)], first + i, _takeover(settings, seed, i), advised=True) for i in new]
+    """Episodes until `experience` has had `goal`, tasks in turn. crashed: layouts that give none."""
+    new, first = unmet(experience, seed, goal - len(experience), frozenset(crashed)), training_seed(seed)
+    return [
+        Job(spec, tasks[(at - first) % len(tasks)], at, _takeover(settings, seed, at - first), advised=True)
+        for at in new
+    ]  # fmt: skip
 
 
-def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Experience, workers: int) -> None:
+def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Experience, workers: int) -> set[int]:
     """Runs and keeps the episodes, or as many until it is `enough`: the second of the run from which the time that is
-    left is for learning."""
-    crashed = 0
+    left is for learning. Returns the layouts that crashed their worker."""
+    crashed = set[int]()
     with Pool(roll_out, workers) as pool:
-        for _, result in pool.run(jobs):
+        for index, result in pool.run(jobs):
             if isinstance(result, Crash):
-                crashed += 1
+                crashed.add(jobs[index].seed)
                 continue
             names = ("task", "seed", "draw", "takeover", "instruction")
             about = {name: np.array(getattr(result, name)) for name in names}
@@ -142,13 +152,8 @@ def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Ex
             if learning.ended() or learning.seconds > enough:
                 break
     if crashed:
-        learning.run.log("recap", experience.steps, {"crashed": crashed})
-
-
-def unmet(met: set[int], many: int) -> list[int]:
-    """The next numbers of layouts. Workers end out of order, so that a kill leaves gaps, which come first; what is
-    older than all that is kept was forgotten."""
-    return list(islice((i for i in count(min(met, default=0)) if i not in met), max(0, many)))
+        learning.run.log("recap", experience.steps, {"crashed": len(crashed)})
+    return crashed
 
 
 def _takeover(settings: Recap, seed: int, number: int) -> float:
@@ -187,7 +192,7 @@ def _data(
     return Judged(samples, judged, torch.cat(kinds))
 
 
-def _save(learning: Learning, controller: Controller, judgement: Judgement, memory: Memory, done: Round) -> None:
+def _save(learning: Learning, controller: Controller, judgement: Judgement, memory: Memory | None, done: Round) -> None:
     weights = {k: v for k, v in learning.bundle.model.state_dict().items() if not k.startswith("controller.")}
     weights |= {f"controller.{k}": v for k, v in controller.state_dict().items()}
     learning.save({ROUND: asdict(done)}, judgement=judgement, memory=memory, weights=weights)

@@ -71,20 +71,21 @@ class CheckedSAC(SAC):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         try:
             super().train(gradient_steps, batch_size)
-            fine = all(bool(weight.isfinite().all()) for weight in self.policy.parameters())
-        except ValueError as error:  # of a distribution that was given such numbers
-            raise PolicyError(_NOT_FINITE) from error
-        if not fine:
-            raise PolicyError(_NOT_FINITE)
+        except ValueError:  # of a distribution, if it was given such numbers
+            self._check()
+            raise
+        self._check()
 
-
-_NOT_FINITE = "sac: an update left weights that are not finite; dsrl goes on from its last checkpoint with --resume"
+    def _check(self) -> None:
+        if not all(bool(weight.isfinite().all()) for weight in self.policy.parameters()):
+            raise PolicyError(
+                "sac: an update left weights that are not finite, which were not saved; go on from the last checkpoint "
+                "with --resume, or begin again"
+            )
 
 
 class WholeEpisodes(ReplayBuffer):
     """SAC's replay, filled by `take` alone."""
-
-    taken = 0  # choices
 
     def __init__(self, size: int, observations: spaces.Space, actions: spaces.Space, **options: Any):
         super().__init__(size, observations, actions, **options | {"n_envs": 1})
@@ -96,7 +97,6 @@ class WholeEpisodes(ReplayBuffer):
         """failure: the reward of a last choice that did not lead to success."""
         features, noise = episode["features"], episode["noise"]
         last = len(noise) - 1
-        self.taken += len(noise)
         for i, action in enumerate(noise):
             reward = -1.0 if i < last else 0.0 if bool(episode["success"]) else failure
             following = features[min(i + 1, last)]

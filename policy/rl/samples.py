@@ -53,16 +53,22 @@ class Samples:
         return Samples(**columns)
 
 
-def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...]) -> Samples:
-    """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
+def shown(cache: FrameCache, tasks: tuple[str, ...]) -> list[str]:
+    """The task of every episode; PolicyError where there is none of one of `tasks`."""
     names = [str(row.get("sim/task", "")) for row in cache.episodes]
-    wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
-    pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
-    index = np.flatnonzero(wanted & ~pushed)
     if missing := sorted(set(tasks) - set(names)):
         raise PolicyError(
             f"the data has no demonstrations of {', '.join(missing)}; pass --data with some, or other --tasks"
         )
+    return names
+
+
+def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...]) -> Samples:
+    """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
+    names = shown(cache, tasks)
+    wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
+    pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
+    index = np.flatnonzero(wanted & ~pushed)
     latents = encode_all(bundle, cache, torch.float32, frames=np.flatnonzero(wanted))  # as agents see
     batch = unseen(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
     episode, state = cache.episode_of[index], torch.from_numpy(cache.columns["observation.state"][index])

@@ -18,7 +18,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policy.errors import PolicyError
-from policy.rl.progress import Practice, training_seed
+from policy.rl.layouts import training_seed
+from policy.rl.progress import Practice
 from policy.rl.sac import CheckedSAC
 from policy.rl.vector import in_processes
 

@@ -52,6 +52,7 @@ def _records(args: Args) -> list[Record]:
     """Of all runs and evaluations, which are made where they are not there yet."""
     from policy import checkpoint
 
+    _refuse_nonsense(args)
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
     minutes = minutes_of(args)
     same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes, "workers": args.workers})
@@ -61,6 +62,13 @@ def _records(args: Args) -> list[Record]:
         _learn(args, group, method, minutes[method], seed, folder)
         found.append(read_record(folder, before, group, minutes[method], digest, this_command(), method, seed))
     return found
+
+
+def _refuse_nonsense(args: Args) -> None:
+    if unknown := sorted(set(args.together) - set(args.methods)):
+        raise UserError(f"--together names {unknown[0]}, which is not in --methods")
+    if args.result == "rl_suite" and len(args.methods) != 1:
+        raise UserError(f"--result rl_suite is about one method, not {' '.join(args.methods)}; choose with --methods")
 
 
 def runs_of(args: Args) -> list[tuple[tuple[str, ...], Method, Path, int]]:
@@ -122,6 +130,7 @@ def _kept(args: Args, folder: Path | None) -> list[Record]:
 def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed: int, folder: Path) -> None:
     """Learns and evaluates where that is not done yet."""
     done = folder / DONE
+    _same_tasks(folder, tasks)
     _reopen(folder, minutes)
     if not done.exists():
         flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
@@ -129,6 +138,15 @@ def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed
         _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
         write_atomic(done, json_bytes(_cost(folder) | {"given": minutes}))
     _evaluated(args, folder, tasks, folder / EVALUATION)
+
+
+def _same_tasks(folder: Path, tasks: tuple[str, ...]) -> None:
+    """UserError where the run learned others: together they have one folder."""
+    from policy.rl.progress import ASKED
+
+    learned = json.loads(file.read_text())["tasks"] if (file := folder / ASKED).exists() else list(tasks)
+    if learned != list(tasks):
+        raise UserError(f"{folder} learned {' '.join(learned)}, not {' '.join(tasks)}; choose another --output")
 
 
 def _reopen(folder: Path, minutes: float) -> None:
