@@ -30,7 +30,6 @@ def build_contract(
     state: Vector,
     action: Vector,
     entities: tuple[str, ...] = (),
-    turns: bool = False,
 ) -> dict[str, Any]:
     """Robot, rate [Hz] and features with dtype, shape, names, unit, range and role.
 
@@ -38,7 +37,6 @@ def build_contract(
     entities: named things whose places the simulator knows, in the order of the privileged columns: M of them give
         observation.environment_state (M * 4,)       x, y, z [m] and present, per entity
         observation.keypoints.<camera> (M * 3,)      u right, v down in [-1, 1] and visible (inside the image), likewise
-        turns (M * 2,), where asked for               cos 4 a and sin 4 a of the hand's turn a to the faces of a cube
         referents (2,)                               entity that the instruction handles, and where to; -1: none
     """
     image = {"dtype": "uint8", "shape": [image_size, image_size, 3], "role": "image"}
@@ -46,14 +44,14 @@ def build_contract(
     features |= {"observation.state": state.feature("state"), "action": action.feature("action")}
     features |= {name: {"dtype": "string", "shape": [], "role": "text"} for name in ("task", "subtask")}
     if entities:
-        features |= _privileged(tuple(cameras), entities, turns)
+        features |= _privileged(tuple(cameras), entities)
     features["perturbed"] = {"dtype": "bool", "shape": [1], "role": "label"}
     features["next.reward"] = {"dtype": "float32", "shape": [1], "role": "label"}
     features |= {name: {"dtype": "bool", "shape": [1], "role": "label"} for name in ("next.success", "next.done")}
     return {"robot": robot, "fps": fps, "cameras": list(cameras), "features": features}
 
 
-def _privileged(cameras: tuple[str, ...], entities: tuple[str, ...], turns: bool) -> dict[str, Any]:
+def _privileged(cameras: tuple[str, ...], entities: tuple[str, ...]) -> dict[str, Any]:
     def columns(parts: tuple[str, ...]) -> dict[str, Any]:
         names = [f"{entity}_{part}" for entity in entities for part in parts]
         return {"dtype": "float32", "shape": [len(names)], "names": names, "role": "privileged"}
@@ -62,6 +60,5 @@ def _privileged(cameras: tuple[str, ...], entities: tuple[str, ...], turns: bool
     return (
         {"observation.environment_state": columns(("x", "y", "z", "present"))}
         | {f"observation.keypoints.{camera}": columns(("u", "v", "visible")) for camera in cameras}
-        | ({"turns": columns(("cos4", "sin4"))} if turns else {})
         | {"referents": referents}
     )

@@ -4,9 +4,8 @@ They are reactive: the action is a function of the present state, without timers
 which sees one frame can imitate them, and so that they recover from whatever happens. Approaches follow a funnel: the
 hand may be low only where it is already well placed.
 Perturbations (envs/bursts.py): now and then a few steps get a random offset, or the fingers do the opposite. Asked to
-be disturbed more than when it demonstrates, an expert also misplaces things for a while, and takes them to be turned
-otherwise, as policies do that err: it closes beside them and across them, pushes them away, waits where it cannot see
-them.
+be disturbed more than when it demonstrates, an expert also misplaces things for a while, as policies do that err: it
+closes beside them, pushes them away, waits where it cannot see them.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ OPEN, CLOSED = -1.0, 1.0
 BURST_RATE, BURST_STEPS = 0.035, (2, 5)  # chance a step that a perturbation starts; its length
 FLIP_RATE = 0.3  # share of perturbations in which an open hand closes on nothing, or a closed one drops what it holds
 MISPLACED, MISPLACED_STEPS = 0.03, (10, 30)  # deviation [m] of where it takes things to be, along x and y; for how long
-MISTURNED = 0.5  # deviation [rad] of how it takes cubes to be turned meanwhile
 MISPLACED_RATE = 0.3  # how often it misplaces things, for every perturbation that is asked for
 SPEED = 0.6  # largest |delta position| of an unperturbed action
 GRASPED = 0.66  # the gripper's opening around an object of 4.5 cm, with a margin
@@ -36,13 +34,12 @@ class Move:
 
 
 class Misplaced:
-    """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand, and turns
-    them by `turn_by` [rad]; and bodies by what `off` and `turned` say of their names besides."""
+    """The simulation as it looks to somebody who misplaces all things by `by` (3,) [m], seen from the hand, and bodies
+    by what `off` says of their names besides."""
 
     def __init__(self, sim: Simulation):
-        self._sim, self.by, self.turn_by = sim, np.zeros(3), 0.0
+        self._sim, self.by = sim, np.zeros(3)
         self.off: dict[str, np.ndarray] = {}
-        self.turned: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sim, name)
@@ -56,9 +53,6 @@ class Misplaced:
 
     def object(self, index: int) -> np.ndarray:
         return self.body(f"object{index}")
-
-    def object_yaw(self, index: int) -> float:
-        return self._sim.object_yaw(index) + self.turn_by + self.turned.get(f"object{index}", 0.0)
 
 
 class Expert:
@@ -76,22 +70,21 @@ class Expert:
         self._bursts.change(rate)
         self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
 
-    def misplace(self, off: dict[str, np.ndarray], turned: dict[str, float]) -> None:
-        """From now on it takes these bodies to be off by that (3,) [m], and turned by that [rad], as somebody's eyes
-        have it."""
-        self._seen.off, self._seen.turned = off, turned
+    def misplace(self, off: dict[str, np.ndarray]) -> None:
+        """From now on it takes these bodies to be off by that (3,) [m], as somebody's eyes have it."""
+        self._seen.off = off
 
     def act(self) -> tuple[np.ndarray, str, bool]:
         """-> action float32 (7,), subtask, perturbed."""
-        wrong = self._misplaced.step()
-        self._seen.by, self._seen.turn_by = (np.zeros(3), 0.0) if wrong is None else wrong
+        by = self._misplaced.step()
+        self._seen.by = np.zeros(3) if by is None else by
         move = self.decide()
         action, burst = move.action, self._bursts.step()
         if burst is not None:
             offset, flip = burst
             action = action + offset
             action[6] = -move.action[6] if flip else action[6]
-        return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None or wrong is not None
+        return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None or by is not None
 
     def _disturbance(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
         """Offset (7,) of the action; do the fingers do the opposite."""
@@ -106,8 +99,14 @@ class Expert:
         """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: angle of the finger stroke."""
         step = (target - self.sim.pinch) / POSITION_SCALE
         step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
-        turn = 0.0 if yaw is None else np.clip(self.sim.turn(yaw) / ROTATION_SCALE, -0.8, 0.8)
+        turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)
         return Move(np.concatenate([step, [0, 0, turn, gripper]]), subtask)
+
+    def yaw_error(self, yaw: float) -> float:
+        """Smallest turn [rad] of the hand to a cube's yaw: faces repeat every 90 degrees."""
+        stroke = self.sim.rotation[:, 1]
+        error = yaw - np.arctan2(stroke[1], stroke[0])
+        return float((error + np.pi / 4) % (np.pi / 2) - np.pi / 4)
 
     def funnel(
         self, target: np.ndarray, clearance: float = 0.09, radius: float = 0.007, slope: float = 5.0
@@ -120,8 +119,8 @@ class Expert:
         return float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
 
 
-def _misplacement(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    return np.array([*rng.normal(0, MISPLACED, 2), 0.0]), float(rng.normal(0, MISTURNED))
+def _misplacement(rng: np.random.Generator) -> np.ndarray:
+    return np.array([*rng.normal(0, MISPLACED, 2), 0.0])
 
 
 class GraspExpert(Expert):
@@ -139,7 +138,7 @@ class GraspExpert(Expert):
         yaw = self.sim.object_yaw(0) if self.sim.shape_of[0] == "cube" else None
         target[2] = max(0.018, target[2])
         place = self.funnel(target)
-        crooked = yaw is not None and abs(self.sim.turn(yaw)) > 0.15
+        crooked = yaw is not None and abs(self.yaw_error(yaw)) > 0.15
         if crooked:
             place[2] = max(place[2], target[2] + 0.06)
         if self.aside(target) > 0.02 or crooked:

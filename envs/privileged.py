@@ -12,11 +12,9 @@ def privileged_columns(
     found: Mapping[str, np.ndarray],
     cameras: Mapping[str, Projection],
     referents: Sequence[str | None],
-    turns: Mapping[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
     """found: entity -> position (3,) [m], of those that are present; referents: what the instruction handles, and where
-    to, by name; turns: entity -> turn [rad] of the hand to its faces, which repeat every 90 degrees, of those that have
-    such; None: there is no such column."""
+    to, by name."""
     state = np.zeros((len(entities), 4), np.float32)
     for i, entity in enumerate(entities):
         if entity in found:
@@ -27,10 +25,4 @@ def privileged_columns(
         points[state[:, 3] == 0] = 0.0
         columns[f"observation.keypoints.{camera}"] = points.reshape(-1)
     columns["referents"] = np.array([-1 if name is None else entities.index(name) for name in referents], np.int64)
-    if turns is not None:
-        columns["turns"] = np.array([_turn(turns.get(entity)) for entity in entities], np.float32).reshape(-1)
     return columns
-
-
-def _turn(angle: float | None) -> tuple[float, float]:
-    return (0.0, 0.0) if angle is None else (np.cos(4 * angle), np.sin(4 * angle))

@@ -116,12 +116,6 @@ class Simulation:
         matrix = self.data.body(f"object{index}").xmat
         return float(np.arctan2(matrix[3], matrix[0]))
 
-    def turn(self, yaw: float) -> float:
-        """Smallest turn [rad] of the hand to a cube's yaw: faces repeat every 90 degrees."""
-        stroke = self.rotation[:, 1]
-        error = yaw - np.arctan2(stroke[1], stroke[0])
-        return float((error + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-
     def object_speed(self, index: int) -> float:
         start = self.model.joint(f"object{index}").dofadr[0]
         return float(np.linalg.norm(self.data.qvel[start : start + 3]))
@@ -157,11 +151,6 @@ class Simulation:
         if "drawer" in self.fixtures:
             found["handle"] = self.handle
         return found
-
-    def entity_turns(self) -> dict[str, float]:
-        """Of the cubes, by entity name: `turn` of the hand to them."""
-        cubes = {c: i for i, c in self.colour_of.items() if self.shape_of[i] == "cube"}
-        return {colour: self.turn(self.object_yaw(index)) for colour, index in cubes.items()}
 
     def state(self) -> np.ndarray:
         """observation.state, float32 (17,): see `envs.tabletop.STATE_NAMES`."""

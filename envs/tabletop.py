@@ -39,7 +39,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
     """What every tabletop task gives and takes."""
     state = Vector(STATE_NAMES, STATE_UNITS, tuple(STATE_LOW.tolist()), tuple(STATE_HIGH.tolist()))
     action = Vector(ACTION_NAMES, ACTION_UNITS, (-1.0,) * 7, (1.0,) * 7)
-    return build_contract("panda_primitives", CONTROL_HZ, VIEWS, image_size, state, action, ENTITIES, turns=True)
+    return build_contract("panda_primitives", CONTROL_HZ, VIEWS, image_size, state, action, ENTITIES)
 
 
 class TabletopEnv(TaskEnv):
@@ -109,8 +109,7 @@ class TabletopEnv(TaskEnv):
     def privileged(self) -> dict[str, np.ndarray]:
         """Columns of `envs.contract.build_contract`, with the entities of ENTITIES."""
         cameras = {camera: partial(project, self.sim.model, self.sim.data, camera) for camera in CAMERAS}
-        places, meant = self.sim.entity_positions(), self.task.referents(self.sim)
-        return privileged_columns(ENTITIES, places, cameras, meant, self.sim.entity_turns())
+        return privileged_columns(ENTITIES, self.sim.entity_positions(), cameras, self.task.referents(self.sim))
 
     def first_state_digest(self) -> str:
         return digest(self.sim.digest(), self.task.instruction(self.sim))

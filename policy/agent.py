@@ -126,8 +126,7 @@ class TandemAgent:
         meant = named.softmax(-1)  # (1, R, K)
         way = meant @ scene.way
         looked = referents.unflatten(1, (way.shape[1], -1)).flatten(2)
-        turn = None if scene.turn is None else meant @ scene.turn
-        self.past.appendleft(Seen(self.step, way, self.bundle.hand_at(state), state, looked, turn))
+        self.past.appendleft(Seen(self.step, way, self.bundle.hand_at(state), state, looked))
         if memory is None:
             return scene.z, referents, way
         recalled = memory(Past.of(self.past, memory.cfg.looks))

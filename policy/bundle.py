@@ -104,7 +104,6 @@ class Bundle:
             *(f"observation.keypoints.{camera}" for camera in self.cameras),
             "observation.environment_state",
             "referents",
-            *(("turns",) if self.config.turns else ()),
         )
 
     @property

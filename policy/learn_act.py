@@ -1,7 +1,7 @@
 """Stage `act`: scene encoder, goal read-out and System 1, from pixels.
 
     z = E(images, state);  g = G(z);  g* = G'(E'(frame at the end of the subtask))        ' = averaged weights
-    loss = flow(F(z, g* or nothing, instruction)) + keypoints(E) + ways(E) + turns(E) + probe(G)
+    loss = flow(F(z, g* or nothing, instruction)) + keypoints(E) + ways(E) + probe(G)
 
 Only the first half of a batch carries a goal (the rest trains the flat policy), so only that half's goal frames are
 encoded. The goal's labels come from the averaged encoder and carry no gradient.
@@ -20,7 +20,7 @@ from data.windows import Extras, Loader, Sampler
 from planner.grounding import grounding_loss
 from policy.device import to_device
 from policy.model import Tandem
-from policy.scene_encoder import keypoint_loss, turn_loss, way_loss
+from policy.scene_encoder import keypoint_loss, way_loss
 from policy.team import ALONE, Team
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ class ActLearner:
             keypoints, entities = self.bundle.entity_targets(batch["columns"])
             parts |= keypoint_loss(scene, keypoints)
             parts["way"] = way_loss(scene, entities, self.bundle.hand(batch["state"]))
-            if self.bundle.config.turns:
-                parts["turn"] = turn_loss(scene, batch["columns"]["turns"].unflatten(-1, (entities.shape[1], 2)))
             parts |= self.model.probe.loss(self.model.read_out(scene.z), entities, state)
         return torch.stack([WEIGHTS.get(name, 1.0) * part for name, part in parts.items()]).sum(), parts
 

@@ -45,7 +45,6 @@ class Seen:
     hand: Tensor  # (B, 3) world axes [m]
     state: Tensor  # (B, S) normalised proprioception
     looked: Tensor  # (B, R, E) what that looks like: its tokens of all cameras
-    turn: Tensor | None = None  # (B, R, 2) how that is turned, as in `policy.scene_encoder.Scene`
 
 
 @dataclass

@@ -28,15 +28,15 @@ class ModelConfig:
     action_dim: int  # A
     entities: int  # M, of the privileged columns; 0 where the data has none
     words: int  # size of the vocabulary
-    turns: bool = False  # does the data say how cubes are turned
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "ModelConfig":
         try:
             trunk = raw["sizes"]["planner"]
             sizes = Sizes(**raw["sizes"] | {"planner": Trunk(**trunk | {"engram": tuple(trunk["engram"])})})
-            counts = {name: int(raw[name]) for name in ("state_dim", "action_dim", "entities", "words")}
-            return cls(sizes=sizes, cameras=tuple(raw["cameras"]), turns=bool(raw.get("turns")), **counts)
+            return cls(
+                sizes, tuple(raw["cameras"]), *(int(raw[k]) for k in ("state_dim", "action_dim", "entities", "words"))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise PolicyError(
                 f"config.json of the checkpoint does not fit this version ({error!r}); retrain it"
@@ -45,9 +45,8 @@ class ModelConfig:
     @property
     def encoder(self) -> SceneEncoderConfig:
         s = self.sizes
-        keypoints = max(s.keypoints, self.entities)
         return SceneEncoderConfig(
-            self.cameras, s.image_size, self.state_dim, s.width, keypoints, self.entities, self.turns
+            self.cameras, s.image_size, self.state_dim, s.width, max(s.keypoints, self.entities), self.entities
         )
 
 

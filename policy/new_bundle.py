@@ -26,15 +26,13 @@ def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
     stats = {key: column_stats(cache.columns[key]) for key in (STATE, ACTION)}
     normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
     tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])
-    taught = _privileged(cache, cameras)
     config = ModelConfig(
         sizes=recipe.sizes,
         cameras=cameras,
         state_dim=contract.features[STATE].shape[0],
         action_dim=contract.features[ACTION].shape[0],
-        entities=cache.columns["observation.environment_state"].shape[1] // 4 if taught else 0,
+        entities=cache.columns["observation.environment_state"].shape[1] // 4 if _privileged(cache, cameras) else 0,
         words=tokenizer.size,
-        turns=taught and "turns" in cache.columns,
     )
     return Bundle(config, contract, normalizer, tokenizer, Tandem(config))
 

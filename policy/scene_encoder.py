@@ -14,10 +14,6 @@ Notable choices
   the cameras' geometry from actions alone, and after 900 steps still missed objects by 30 mm. With one camera, where
   alone is not enough either: 50 tasks put things of 50 heights on the same pixel (14 mm an axis; with what, 5 mm).
   The way's error teaches the features, but moves no keypoint: early on it would.
-- How the hand would have to turn to take a cube by its faces is read and said too, taught where the data says it
-  (`turn_loss`). From thirteen demonstrations of stacking nothing of it was in the tokens, and an expert who does not
-  turn its hand needs half as many steps more for that task. It is read from a glimpse, the map around the keypoint:
-  features pooled at the keypoint learned it late, and hardly.
 - No normalisation layers in the trunk: the convolutions run at the machine's GEMM rate, normalisation would not.
 Left out: random shifts. The cameras are fixed, so absolute image position carries metric information.
 """
@@ -39,15 +35,11 @@ class SceneEncoderConfig:
     width: int = 192  # D, width of a scene token
     keypoints: int = 12  # K, keypoints per camera; the first `entities` of them are taught
     entities: int = 8  # M, entities whose projected centres the data records (0: none)
-    turns: bool = False  # read turns too
     stem_channels: int = 32  # channels at a quarter of the resolution
     trunk_channels: int = 96  # channels at an eighth
     map_channels: int = 64  # channels of the map that keypoints read
     trunk_blocks: int = 2  # residual blocks at an eighth
     frequencies: int = 5  # octaves of the sine features of (u, v) and of the way to a keypoint
-    glimpse_channels: int = 16  # of the map around a keypoint, from which turns are read
-    glimpse_side: int = 5  # G, cells that are read along each side
-    glimpse_step: float = 1.4  # cells of the map between two of them
     locate_width: int = 128  # hidden width of the network that reads the way from the hand to a keypoint
 
     @property
@@ -98,21 +90,19 @@ class Scene:
     points: Tensor  # (B, C, K, 2) expected (u, v) in [-1, 1]
     visible: Tensor  # (B, C, K) logit: is there something to see at this keypoint
     way: Tensor  # (B, K, 3) from the hand to what keypoint k follows, world axes [m]
-    turn: Tensor | None  # (B, K, 2) cos 4 a and sin 4 a of the hand's turn a to its faces; None: not read
 
 
 class Locator(nn.Module):
-    """What and where the cameras see, and proprioception -> `outputs` numbers about what each keypoint follows: the way
-    from the hand to it (…, 3), world axes [m]; or how it is turned.
+    """What and where the cameras see, and proprioception -> the way from the hand to it (…, 3), world axes [m].
 
     Always in fp32: the rounding of bf16 is two millimetres.
     """
 
-    def __init__(self, features: int, keypoints: int, width: int, outputs: int = 3):
+    def __init__(self, features: int, keypoints: int, width: int):
         super().__init__()
-        self.straight = nn.Linear(features, outputs)  # the hand's own position enters linearly
+        self.straight = nn.Linear(features, 3)  # the hand's own position enters linearly
         self.first, self.slot = nn.Linear(features, width), nn.Parameter(torch.zeros(keypoints, width))
-        self.second, self.out = nn.Linear(width, width), nn.Linear(width, outputs)
+        self.second, self.out = nn.Linear(width, width), nn.Linear(width, 3)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, K, F)."""
@@ -139,10 +129,6 @@ class SceneEncoder(nn.Module):
         self.point_token = nn.Sequential(nn.Linear(point_features, D), nn.SiLU(), nn.Linear(D, D))
         seen = len(cfg.cameras) * point_features + cfg.state_dim
         self.locator = Locator(seen, K, cfg.locate_width)
-        glimpses = C * (cfg.glimpse_channels * cfg.glimpse_side**2 + 2) + cfg.state_dim
-        self.turner = Locator(glimpses, K, cfg.locate_width, outputs=2) if cfg.turns else None
-        self.glimpse = nn.Conv2d(cfg.map_channels, cfg.glimpse_channels, 1) if cfg.turns else None
-        self.turn_token = nn.Linear(2, D) if cfg.turns else None
         self.way_token = nn.Linear(3 + 6 * cfg.frequencies, D)
         self.view_token = nn.Linear(cfg.trunk_channels, D)
         self.state_token = nn.Sequential(nn.Linear(cfg.state_dim, D), nn.SiLU(), nn.Linear(D, D))
@@ -162,14 +148,11 @@ class SceneEncoder(nn.Module):
         evidence = torch.cat([pooled, logits.amax(-1, keepdim=True) * 0.1], dim=-1)
         visible = (evidence * self.visible).sum(-1) + self.visible_bias
         where = torch.cat([visible.sigmoid().unsqueeze(-1), self._fourier(points)], dim=-1)  # (B, C, K, ...)
-        there = self._there(torch.cat([heat_map.detach() @ features, where.detach()], dim=-1), state)
-        way, turn = self.locator(there), None if self.turner is None else self._turn(fine, points, state)
-        keypoints = self.point_token(torch.cat([pooled, where], dim=-1))  # (B, C, K, D)
-        if self.turn_token is not None:
-            keypoints = keypoints + self.turn_token(turn).unsqueeze(1)
+        way = self._locate(torch.cat([heat_map.detach() @ features, where.detach()], dim=-1), state)
+        keypoints = self.point_token(torch.cat([pooled, where], dim=-1)).flatten(1, 2)  # (B, C * K, D)
         views = self.view_token(coarse.mean((2, 3))).view(B, C, -1)
-        bare = torch.cat([keypoints.flatten(1, 2), views, self.state_token(state).unsqueeze(1)], dim=1)
-        return Scene(self.with_ways(bare, way), bare, logits, points, visible, way, turn)
+        bare = torch.cat([keypoints, views, self.state_token(state).unsqueeze(1)], dim=1)
+        return Scene(self.with_ways(bare, way), bare, logits, points, visible, way)
 
     def with_ways(self, bare: Tensor, way: Tensor) -> Tensor:
         """bare (B, N, D) as in `Scene`, way (B, K, 3) [m] -> scene tokens z (B, N, D)."""
@@ -179,21 +162,10 @@ class SceneEncoder(nn.Module):
         z: Tensor = self.norm(torch.cat([keypoints, bare[:, C * K :]], dim=1) + self.position)
         return z
 
-    def _turn(self, fine: Tensor, points: Tensor, state: Tensor) -> Tensor:
-        """fine (B * C, channels, cells, cells), points (B, C, K, 2), state (B, S) -> (B, K, 2)."""
-        assert self.turner is not None and self.glimpse is not None
-        B, C, G = *points.shape[:2], self.cfg.glimpse_side
-        ticks = (torch.arange(G, device=points.device) - (G - 1) / 2) * self.cfg.glimpse_step * 8 / self.cfg.image_size
-        v, u = torch.meshgrid(ticks, ticks, indexing="ij")
-        at = points.detach().flatten(0, 1).unsqueeze(2) + torch.stack([u, v], -1).flatten(0, 1)  # (B * C, K, G * G, 2)
-        seen = F.grid_sample(self.glimpse(fine).float(), at.float(), padding_mode="border", align_corners=False)
-        seen = seen.permute(0, 2, 1, 3).flatten(2).unflatten(0, (B, C))  # (B, C, K, ...)
-        return self.turner(self._there(torch.cat([seen, points.detach().float()], dim=-1), state))
-
-    def _there(self, seen: Tensor, state: Tensor) -> Tensor:
-        """What every camera sees of a keypoint (B, C, K, ...), then proprioception: (B, K, C * ... + S)."""
-        views = seen.float().transpose(1, 2).flatten(2)
-        return torch.cat([views, state.unsqueeze(1).expand(-1, views.shape[1], -1)], dim=-1)
+    def _locate(self, seen: Tensor, state: Tensor) -> Tensor:
+        """What every camera sees of a keypoint (B, C, K, ...), then proprioception -> (B, K, 3)."""
+        views = seen.float().transpose(1, 2).flatten(2)  # (B, K, C * ...)
+        return self.locator(torch.cat([views, state.unsqueeze(1).expand(-1, views.shape[1], -1)], dim=-1))
 
     def _stack(self, images: dict[str, Tensor]) -> Tensor:
         """uint8 (B, S, S, 3) a camera -> float (B * C, 3, S, S) in [-0.5, 0.5], channels last in memory."""
@@ -237,15 +209,6 @@ def way_loss(scene: Scene, entities: Tensor, hand: Tensor) -> Tensor:
     M = entities.shape[1]
     error = (scene.way[:, :M] - (entities[..., :3] - hand.unsqueeze(1))).abs().sum(-1)
     return 10 * (error * entities[..., 3]).sum() / entities[..., 3].sum().clamp(min=1.0)
-
-
-def turn_loss(scene: Scene, turns: Tensor) -> Tensor:
-    """Mean squared error of the turns of the M entities that have one. turns (B, M, 2): cos 4 a, sin 4 a; zeros where
-    there is none."""
-    assert scene.turn is not None
-    has = turns.square().sum(-1) > 0.5
-    error = (scene.turn[:, : turns.shape[1]] - turns).square().sum(-1)
-    return (error * has).sum() / has.sum().clamp(min=1)
 
 
 def bilinear(points: Tensor, cells: int) -> Tensor:

@@ -82,26 +82,6 @@ def test_the_state_only_view_ends_with_the_way_to_what_is_named(blind):
             assert way == pytest.approx(want, abs=1e-5), task
 
 
-def test_turns_say_how_the_hand_would_take_a_cube_by_its_faces(blind):
-    env = blind["stack"].unwrapped
-    env.reset(seed=4)
-    named = env.privileged()["referents"][0]
-    cubes = set(env.sim.entity_turns())
-    assert ENTITIES[named] in cubes
-
-    def told():
-        turns = env.privileged()["turns"].reshape(-1, 2)
-        assert [bool(turn.any()) for turn in turns] == [entity in cubes for entity in ENTITIES]
-        return turns[named]
-
-    for _ in range(12):  # the hand does as it is told
-        turn = env.sim.turn(env.sim.object_yaw(0))
-        np.testing.assert_allclose(told(), [np.cos(4 * turn), np.sin(4 * turn)], atol=1e-6)
-        env.step(np.array([0, 0, 0, 0, 0, np.clip(turn / 0.25, -1, 1), -1], np.float32))
-    assert abs(env.sim.turn(env.sim.object_yaw(0))) < 0.03
-    np.testing.assert_allclose(told(), [1, 0], atol=0.1)
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_seeds_give_bit_equal_trajectories_whatever_ran_before(blind, task):
     first = run(blind[task], 3)

@@ -60,34 +60,6 @@ def test_encoder_finds_a_dot_after_a_few_steps():
     assert losses["keypoint_offset"] < 0.1  # 1.6 pixels of 32
 
 
-def test_encoder_reads_how_a_square_is_turned_and_says_it_in_its_tokens():
-    from policy.scene_encoder import keypoint_loss, turn_loss
-
-    cfg = SceneEncoderConfig(
-        ("front",), image_size=32, state_dim=2, width=32, keypoints=2, entities=1, turns=True, trunk_channels=32
-    )
-    torch.manual_seed(0)
-    encoder = SceneEncoder(cfg)
-    optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
-    v, u = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
-    target = torch.tensor([0.0, 0.0, 1.0]).expand(32, 1, 1, 3)
-    for _ in range(250):
-        angle = (torch.rand(32, 1, 1) - 0.5) * torch.pi / 2
-        across, along = u * angle.cos() + v * angle.sin(), v * angle.cos() - u * angle.sin()
-        square = torch.maximum(across.abs(), along.abs()) < 8
-        images = (255 * square.unsqueeze(-1).expand(-1, -1, -1, 3)).to(torch.uint8)
-        turns = torch.stack([(4 * angle).cos(), (4 * angle).sin()], -1).view(32, 1, 2)
-        scene = encoder({"front": images}, torch.zeros(32, 2))
-        loss = turn_loss(scene, turns)
-        optimizer.zero_grad()
-        (loss + sum(keypoint_loss(scene, target).values())).backward()
-        optimizer.step()
-    assert loss < 0.2  # 1: it knows nothing
-    assert turn_loss(scene, torch.zeros(32, 1, 2)) == 0  # nothing has a turn, nothing is taught
-    other = encoder({"front": images.roll(1, 0)}, torch.zeros(32, 2))
-    assert not torch.allclose(scene.z[:, 0], other.z[:, 0], atol=0.05)
-
-
 def test_draws_do_not_see_each_other_and_context_does_not_see_actions():
     controller = Controller(CFG)
     torch.nn.init.normal_(controller.action_out.weight)

@@ -32,7 +32,6 @@ class Ran:
     steps: int
     error: np.ndarray  # (L, R) of what is meant, as the eyes had it [m]; nan where nothing is meant
     distance: np.ndarray  # (L, R) from the hand [m]
-    turned: np.ndarray  # (L, R) error of how it is turned [rad]; nan where that does not matter, or nothing is read
 
 
 @lru_cache(maxsize=1)
@@ -55,18 +54,17 @@ def run(job: Job) -> Ran:
     while not ended:
         if agent.looks:
             off, distance = _look(agent, obs, inner, job.who)
-            turned = _turned(agent, inner, names)
-            glances.append((np.linalg.norm(off, axis=1), distance, np.abs(turned)))
+            glances.append((np.linalg.norm(off, axis=1), distance))
             if job.who.startswith("expert by"):
-                places = {name: o for name, o in zip(names, off, strict=True) if name}
-                script.misplace(places, {n: float(t) for n, t in zip(names, turned, strict=True) if np.isfinite(t)})
+                script.misplace({name: o for name, o in zip(names, off, strict=True) if name})
         action = agent.act(obs)
         if job.who != "policy":
             action = script.act()[0]
         inner.looking = agent.looks
         obs, _, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
-    return Ran(bool(info["success"]), agent.step, *(np.stack(column) for column in zip(*glances, strict=True)))
+    error, distance = (np.stack(column) for column in zip(*glances, strict=True))
+    return Ran(bool(info["success"]), agent.step, error, distance)
 
 
 def _look(agent: TandemAgent, obs: dict[str, Any], inner: Any, who: Who) -> tuple[np.ndarray, np.ndarray]:
@@ -83,16 +81,6 @@ def _look(agent: TandemAgent, obs: dict[str, Any], inner: Any, who: Who) -> tupl
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
     return way - true, np.linalg.norm(true, axis=1)
-
-
-def _turned(agent: TandemAgent, inner: Any, names: list[str]) -> np.ndarray:
-    """(R,): by how much what is meant seems turned, as it is seen in the last look; a quarter turn is none."""
-    turn, wrong = agent.past[0].turn, np.full(len(names), np.nan)
-    for i, name in enumerate(names):
-        if turn is not None and name.startswith("object") and inner.sim.shape_of[index := int(name[6:])] == "cube":
-            seen = torch.atan2(turn[0, i, 1], turn[0, i, 0]).item() / 4
-            wrong[i] = (seen - inner.sim.turn(inner.sim.object_yaw(index)) + np.pi / 4) % (np.pi / 2) - np.pi / 4
-    return wrong
 
 
 def bodies(inner: Any) -> list[str]:

@@ -1,9 +1,9 @@
 """Is it the eyes or the hands? The expert acts by what a policy sees of the things that the instruction means.
 
 Per task of Tabletop, on the same layouts: the expert; the expert that takes these things to be where the policy's
-encoder sees them, or where its memory has them (after recap), and turned as the encoder sees it, if it reads that; and
-the policy itself, flat. Errors are those of the ways from the hand to them, near (within 8 cm of it) and far, and of
-how cubes near the hand are turned. A policy that does as well as the expert by its eyes is as good as they let it be.
+encoder sees them, or where its memory has them (after recap); and the policy itself, flat. Errors are those of the ways
+from the hand to them, near (within 8 cm of it) and far. A policy that does as well as the expert by its eyes is as good
+as they let it be.
 """
 
 from dataclasses import dataclass
@@ -60,13 +60,10 @@ def row(ran: list[Any], who: str) -> dict[str, Any]:
 
     won = [r.steps for r in ran if r.success]
     figures = Proportion(len(won), len(ran)).as_dict()
-    error, distance, turned = (np.concatenate([getattr(r, n) for r in ran]) for n in ("error", "distance", "turned"))
-    seen = turned[(distance < NEAR) & np.isfinite(turned)]
-    found: dict[str, float | None] = {"length": float(np.mean(won)) if won else None}
+    error, distance = (np.concatenate([getattr(r, name) for r in ran]) for name in ("error", "distance"))
+    found = {"length": float(np.mean(won)) if won else None}
     for where, inside in (("near", distance < NEAR), ("far", distance >= NEAR)):
         for name, share in (("median", 0.5), ("90%", 0.9)):
             known = who != "expert" and inside.any()
             found[f"{where} {name} [mm]"] = float(1e3 * np.quantile(error[inside], share)) if known else None
-    told = float(np.degrees(np.median(seen))) if len(seen) and who != "expert" else None
-    found["turn median [deg]"] = told
     return {key: figures[key] for key in ("success", "low", "high")} | found
