@@ -8,7 +8,7 @@ import torch
 
 from policy.memory import Memory, MemoryConfig, Past, Seen
 from policy.rl.recalling import Looks, Recalling, _fit, recall
-from policy.rl.rollouts import PLACES, Trajectory
+from policy.rl.rollouts import FAR, PLACES, Trajectory
 
 S, E, R, M = 5, 6, 2, 8
 CFG = MemoryConfig(state_dim=S, looked=E, things=R, looks=M)
@@ -110,6 +110,14 @@ def test_where_no_simulator_knows_of_anything_memory_stays_as_it_was(memory):
             patch.setattr("policy.rl.recalling.config_of", lambda _: memory.cfg)
             learned, errors = recall(bundle, [unknown], Recalling(steps=3), 0, lambda: None)
         assert learned is bundle.memory and errors == {}
+
+
+def test_what_fell_off_the_table_teaches_nothing():
+    fell = episode(np.zeros((R, 3)) + [0.5, 0.0, 0.1], 48, 0)
+    fell.arrays["places"][6:, 2] = -FAR
+    looks = Looks(Hands(), [fell], M)
+    assert looks.placed[:6].all() and looks.placed[6:].sum(0).tolist() == [0, 6]
+    assert looks.error(looks.way, torch.arange(12)) < 5.0
 
 
 def test_what_the_simulator_does_not_know_teaches_nothing():

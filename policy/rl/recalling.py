@@ -18,7 +18,7 @@ from planner.grounding import REFERENTS
 from policy.bundle import Bundle
 from policy.errors import PolicyError
 from policy.memory import Memory, MemoryConfig, Past
-from policy.rl.rollouts import Trajectory
+from policy.rl.rollouts import FAR, Trajectory
 from policy.situation import DECIMETRES
 
 ROWS = 2048  # recalled together
@@ -44,7 +44,8 @@ class Looks:
         self.state, self.step = column("state"), column("look")
         self.hand = bundle.hand_at(self.state)
         self.things = column("places")[:, : 3 * REFERENTS].unflatten(1, (REFERENTS, 3))
-        self.placed = self.things.any(-1)  # (F, R): the simulator knows it
+        near = (self.things - self.hand.unsqueeze(1)).norm(dim=-1) < FAR
+        self.placed = self.things.any(-1) & near  # (F, R): the simulator knows it
         counts = torch.tensor([len(t.arrays["look"]) for t in ran])
         first = (counts.cumsum(0) - counts).repeat_interleave(counts)
         index = torch.arange(len(first)).unsqueeze(1) - torch.arange(looks)

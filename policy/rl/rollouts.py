@@ -30,6 +30,7 @@ from policy.situation import Situation
 
 EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
 PLACES = 9  # P
+FAR = 2.0  # metres: what fell off the table falls on and on
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,14 @@ def _explore(
 
 
 def _places(env: Any) -> np.ndarray:
-    """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m]; zeros
-    for what there is not."""
+    """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m], no
+    entry beyond FAR; zeros for what there is not."""
     known = env.privileged()
     if "referents" not in known:
         return np.zeros(PLACES, np.float32)
     things = known["observation.environment_state"].reshape(-1, 4)[:, :3]
     handled, destination = (things[i] if i >= 0 else np.zeros(3, np.float32) for i in known["referents"])
-    return np.concatenate([handled, destination, destination - handled])
+    return np.clip(np.concatenate([handled, destination, destination - handled]), -FAR, FAR)
 
 
 class _Kept:
