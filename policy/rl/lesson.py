@@ -47,7 +47,7 @@ class Lesson:
 
     untold: float = 0.1  # share of rows that are told nothing
     shares: Shares = Shares()
-    stage: Stage = Stage(steps=600, learning_rate=3e-4, warmup=50, ema=0.995)
+    stage: Stage = Stage(steps=800, learning_rate=3e-4, warmup=50, ema=0.995)
     guidance: float = 1.0
     noise: float = 0.3  # at test
 

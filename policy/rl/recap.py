@@ -55,7 +55,7 @@ class Round:
 class Recap:
     """Settings."""
 
-    episodes: int = 400  # own, per round; at least `each` of every task
+    episodes: int = 360  # own, per round; at least `each` of every task
     each: int = 20
     helped: float = 0.5  # share of episodes in which the expert takes over
     takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
