@@ -658,7 +658,7 @@ def test_after_recap_a_policy_acts_with_less_noise_than_it_practises_with(traine
     assert 0 < Lesson().noise < 1
 
 
-def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_path):
+def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_path, capsys):
     output = tmp_path / "run"
     more = ["--method", "recap", "--data", str(demonstrations), "--cache", str(tmp_path / "cache"), "--tasks", "reach"]
     base = ["--checkpoint", str(trained), "--output", str(output), "--workers", "1"]
@@ -677,7 +677,10 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     original = module.Recap
     try:
         module.Recap = lambda **given: replace(original(**given), **quick)
-        rl.main(tyro.cli(rl.Args, args=[*base, *more, "--steps", "1"]))
+        rl.main(tyro.cli(rl.Args, args=[*base, *more, "--minutes", "0.0001"]))
+        assert "too short for a round: the checkpoint is the policy as it was" in capsys.readouterr().out
+        assert Bundle.load(output).judgement is None and checkpoint.progress(output)["rl"]["env_steps"] == 0
+        rl.main(tyro.cli(rl.Args, args=[*base, *more, "--resume", "--steps", "1"]))
         first = checkpoint.resolve(output)
         experience = Experience.open(output / "experience")
         assert len(experience) == 1
