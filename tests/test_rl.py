@@ -477,7 +477,7 @@ def own_samples(step, length, success, episode, expert):
     t = torch.tensor
     nothing = torch.zeros(F, 1)
     return Samples(
-        z=nothing, goal=nothing, has_goal=nothing, instruction=nothing, state=nothing, actions=nothing,
+        z=nothing, goal=nothing, has_goal=nothing, instruction=nothing, actions=nothing,
         action_mask=nothing, task=torch.zeros(F), step=t(step), length=t(length), success=t(success),
         horizon=torch.full((F,), 100), episode=t(episode), expert=t(expert),
     )  # fmt: skip

@@ -94,7 +94,7 @@ class NoiseEnv(gymnasium.Env):
             return self.features, -1.0, False, True, info
         if success or truncated:
             log = {key: np.stack(rows) for key, rows in self.kept.items()} | {"seed": np.array(self.seed)}
-            info |= {"task": self.task, "steps": self.agent.step, "episode_log": log}
+            info |= {"steps": self.agent.step, "episode_log": log}
         else:
             self._look()
         return self.features, float(success) - 1.0, success, truncated, info

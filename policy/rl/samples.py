@@ -27,7 +27,6 @@ class Samples:
     goal: Tensor  # (F, K, D) float16, zeros where there is none
     has_goal: Tensor  # (F,) bool
     instruction: Tensor  # (F, L) word ids
-    state: Tensor  # (F, S) normalised
     actions: Tensor  # (F, H, A) normalised
     action_mask: Tensor  # (F, H) bool
     task: Tensor  # (F,) number of the task
@@ -71,7 +70,7 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...])
     index = np.flatnonzero(wanted & ~pushed)
     latents = encode_all(bundle, cache, torch.float32, frames=np.flatnonzero(wanted))  # as agents see
     batch = unseen(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
-    episode, state = cache.episode_of[index], torch.from_numpy(cache.columns["observation.state"][index])
+    episode = cache.episode_of[index]
     length = (cache.episode_end - cache.episode_start)[episode]
     tokens = bundle.tokenize(cache.instructions, bundle.sizes.instruction_length)
     task = np.array([tasks.index(names[e]) for e in episode])
@@ -79,7 +78,7 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...])
     full = len(index)
     return Samples(
         z=latents.z[index], goal=latents.g[batch["subgoal_index"]], has_goal=torch.ones(full, dtype=torch.bool),
-        instruction=tokens[batch["instruction"]], state=bundle.normalized_state(state),
+        instruction=tokens[batch["instruction"]],
         actions=bundle.normalized_actions(batch["actions"]), action_mask=batch["action_mask"],
         task=torch.from_numpy(task), step=torch.from_numpy(index - cache.episode_start[episode]),
         length=torch.from_numpy(length), success=torch.ones(full, dtype=torch.bool),
@@ -102,7 +101,7 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
     full = torch.full
     return Samples(
         z=torch.from_numpy(arrays["z"]), goal=goal.new_zeros(L, K, D) if none else goal,
-        has_goal=full((L,), not none), instruction=words.expand(L, -1), state=torch.from_numpy(arrays["state"]),
+        has_goal=full((L,), not none), instruction=words.expand(L, -1),
         actions=bundle.normalized_actions(torch.from_numpy(arrays["action"][inside])),
         action_mask=torch.from_numpy(np.logical_and.accumulate(mask, axis=1)),
         task=full((L,), tasks.index(trajectory.task)), step=torch.from_numpy(look), length=full((L,), T),

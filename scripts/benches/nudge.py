@@ -14,7 +14,7 @@ from policy.rollout import Episode, environment, run_episode
 from policy.situation import Situation
 from policy.steering import spread
 
-FIRST_SEED = 3_000_000  # of layouts, which nobody learns from or is measured on
+FIRST_SEED = 3_000_000  # of layouts, which nobody learns from
 
 
 @dataclass(frozen=True)
