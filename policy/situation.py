@@ -16,7 +16,7 @@ class Situation:
 
     z: Tensor  # (B, N, D) scene tokens
     referents: Tensor  # (B, R C, D) scene tokens that the instruction means
-    way: Tensor  # (B, R, 3) from the hand to what it means [m], as the encoder sees it
+    way: Tensor  # (B, R, 3) from the hand to what it means [m], as it is seen or recalled
     state: Tensor  # (B, S) normalised proprioception
     goal: Tensor | None  # (B, K, D) the planner's subgoal; None: flat
     words: Tensor  # (B, D) mean of the instruction's words

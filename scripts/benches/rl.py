@@ -91,10 +91,10 @@ def minutes_of(args: Args) -> dict[Method, float]:
     return dict(zip(args.methods, each, strict=True))
 
 
-def results(args: Args, _: Rows, folder: Path | None = None) -> dict[str, dict[str, Any]]:
+def results(args: Args, measured: Rows, folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """What is published, by name, into `folder`; what it holds of other seeds, tasks and methods stays."""
     if args.result == "rl_suite":
-        return {"rl_suite": suite({task: row[args.methods[0]] for task, row in rows(_records(args)).items()})}
+        return {"rl_suite": suite({task: row[args.methods[0]] for task, row in measured.items()})}
     kept = _kept(args, folder)
     runs = {"_".join((*record.row, str(record.seed))): record.as_dict() for record in kept}
     faster = speed(_of_speed(kept))
