@@ -68,6 +68,8 @@ def test_a_damaged_file_is_one_line_and_strangers_are_left_alone(tmp_path):
             refused += "damaged" in str(error)
     assert refused > 100
     file.write_bytes(whole)
+    with pytest.raises(PolicyError, match="000000.npz has no seed: it is of another version"):
+        Experience.open(tmp_path).column("seed")
     assert len(Experience.open(tmp_path)) == 1 and (tmp_path / "notes.npz").exists()
 
 

@@ -88,6 +88,11 @@ class Experience:
         """names: of the arrays; none: all."""
         try:
             with np.load(self._file(number)) as file:
+                if unknown := set(names) - set(file.files):
+                    raise PolicyError(
+                        f"{self._file(number)} has no {min(unknown)}: it is of another version, or damaged; begin "
+                        "again with another --output"
+                    )
                 return {name: file[name] for name in names or file.files}
         except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) as error:  # what zipfile raises
             raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
