@@ -78,7 +78,7 @@ def test_an_interval_is_over_layouts_and_seeds():
 def test_one_run_of_all_tasks_counts_for_each_and_a_suite_names_what_fell(tmp_path, policy):
     evaluated(tmp_path / "before", push=[True] * 30, stack=[False] * 30)
     learned(tmp_path, "together_recap_0", push=[False] * 30, stack=[True] * 30)
-    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, output=tmp_path)
+    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, episodes=1, output=tmp_path)
     metrics = measure(args)
     assert (metrics["push"]["recap"]["after"], metrics["stack"]["recap"]["after"]) == (0, 1)
     row = results(replace(args, result="rl_suite"), metrics)["rl_suite"]
@@ -89,7 +89,7 @@ def test_what_a_run_did_not_learn_is_not_published_as_its_result(tmp_path, polic
     evaluated(tmp_path / "before", push=[True], stack=[False], reach=[True])
     run = learned(tmp_path, "together_recap_0", push=[True], stack=[True], reach=[True])
     (run / "asked.json").write_text(json.dumps({"tasks": ["push", "stack"]}))
-    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, output=tmp_path)
+    args = Args(policy, ("push", "stack"), ("recap",), together=("recap",), seeds=1, episodes=1, output=tmp_path)
     assert set(measure(args)) == {"push", "stack"}
     for others in (("push", "stack", "reach"), ("push",)):
         with pytest.raises(UserError, match="together_recap_0 learned push stack, not"):
@@ -124,9 +124,7 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
         for seed in seeds:
             learned(output, f"{'together' if len(after) > 1 else 'push'}_recap_{seed}", minutes, **after)
         together: tuple = ("recap",) if len(after) > 1 else ()
-        args = Args(
-            policy, tuple(after), ("recap",), len(seeds), seeds[0], (minutes,), together=together, output=output
-        )
+        args = Args(policy, tuple(after), ("recap",), len(seeds), seeds[0], (minutes,), 2, together, output=output)
         monkeypatch.setattr("scripts.benches.rl.this_command", lambda: f"tandem bench rl {output.name}")
         made_by = commands(args, pages)
         for name, metrics in results(args, measure(args), pages).items():
@@ -158,7 +156,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
     evaluated(tmp_path / "before", push=[True, False])
     learned(tmp_path, "push_recap_0", push=[True, True])
     learned(tmp_path, "push_dsrl_0", push=[True, False])
-    args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, output=tmp_path)
+    args = Args(policy, ("push",), ("dsrl", "recap"), seeds=1, episodes=2, output=tmp_path)
     metrics = measure(args)
     with pytest.raises(UserError, match="dsrl_0 learned for --minutes 60, not 1;"):
         measure(replace(args, minutes=(1.0,)))
@@ -166,7 +164,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
         measure(replace(args, minutes=(60.0, 1.0)))
     with pytest.raises(UserError, match="3 numbers for 2 methods"):
         measure(replace(args, minutes=(1.0, 2.0, 3.0)))
-    learned(tmp_path, "stack_recap_0", stack=[True])
+    learned(tmp_path, "stack_recap_0", stack=[True, True])
     asked = []
     monkeypatch.setattr("scripts.benches.rl._tandem", lambda *flags: asked.append(flags))
     with pytest.raises(UserError, match="no episode of stack"):  # for nothing was evaluated here
@@ -185,7 +183,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
 def test_with_more_minutes_a_finished_run_goes_on_and_what_it_came_to_stays(tmp_path, policy, monkeypatch):
     evaluated(tmp_path / "before", push=[True, False])
     run = learned(tmp_path, "push_recap_0", 45.0, push=[True, False])
-    args = Args(policy, ("push",), ("recap",), seeds=1, minutes=(75.0,), output=tmp_path)
+    args = Args(policy, ("push",), ("recap",), seeds=1, minutes=(75.0,), episodes=2, output=tmp_path)
     asked = []
 
     def fails(*flags):
@@ -201,6 +199,22 @@ def test_with_more_minutes_a_finished_run_goes_on_and_what_it_came_to_stays(tmp_
     assert [e["success"] for e in before["episodes"]] == [True, False]
     assert json.loads((run / "45_minutes_learned.json").read_text())["given"] == 45
     assert not (run / "eval").exists() and not (run / "learned.json").exists()
+
+
+def test_with_more_episodes_evaluations_go_on_and_none_gets_fewer(tmp_path, policy, monkeypatch):
+    evaluated(tmp_path / "before", push=[True, False], stack=[True] * 4)
+    learned(tmp_path, "push_recap_0", push=[True, True])
+    args = Args(policy, ("push",), ("recap",), seeds=1, episodes=3, output=tmp_path)
+    asked = []
+    monkeypatch.setattr("scripts.benches.rl._tandem", lambda *flags: asked.append(" ".join(flags)))
+    measured = measure(args)["push"]["recap"]
+    before, after = asked
+    assert "--tasks push stack --episodes 4 " in before and "--tasks push --episodes 3 " in after
+    assert all(flags.startswith("eval ") and flags.endswith("--resume") for flags in asked)
+    assert measured["layouts"] == 2  # that is how many there are as long as nothing ran
+    asked.clear()
+    measure(replace(args, episodes=2))
+    assert not asked
 
 
 def record(seed, before, after, task="push", settings=None):

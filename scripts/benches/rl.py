@@ -1,8 +1,8 @@
 """Success before and after reinforcement learning: methods, tasks and seeds, each a `tandem rl` and a `tandem eval`.
 
 Every run and evaluation leaves a folder in --output; the same command goes on after an interruption, and with more
---minutes so do runs that are done. Of the methods in --together one policy learns all tasks at once; of the others each
-task has a run of its own.
+--minutes so do runs that are done, with more --episodes evaluations. Of the methods in --together one policy learns all
+tasks at once; of the others each task has a run of its own.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import envs
 from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import DONE, EVALUATION, Record, evaluated_tasks, merged, read_record
+from scripts.benches.rl_record import DONE, EVALUATION, Record, evaluated, merged, read_record
 from scripts.benches.rl_rows import Rows, curves, rows, suite
 from scripts.benches.rl_speed import speed
 from scripts.errors import UserError
@@ -35,7 +35,7 @@ class Args:
     seeds: int = 3  # of training
     first_seed: int = 0  # of these; what was published of others stays
     minutes: tuple[float, ...] = (60.0,)  # of each run: one for all methods, or one for each
-    episodes: int = 50  # of each evaluation and task
+    episodes: int = 50  # of each evaluation and task, at least
     together: tuple[Method, ...] = ()  # methods of which one run learns all tasks
     workers: int = 2
     output: Path = Path("outputs/rl/bench")
@@ -55,7 +55,7 @@ def _records(args: Args) -> list[Record]:
     _refuse_nonsense(args)
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
     minutes = minutes_of(args)
-    same_settings(args.output, {"checkpoint": digest, "episodes": args.episodes, "workers": args.workers})
+    same_settings(args.output, {"checkpoint": digest, "workers": args.workers})
     before = _evaluated(args, args.checkpoint, tasks, args.output / "before")
     found = []
     for group, method, folder, seed in runs_of(args):
@@ -170,10 +170,10 @@ def _cost(folder: Path) -> dict[str, Any]:
 
 
 def _evaluated(args: Args, checkpoint: Path, tasks: tuple[str, ...], folder: Path) -> Path:
-    known = evaluated_tasks(folder)
-    if not set(tasks) <= set(known):
-        tasks = (*known, *(task for task in tasks if task not in known))
-        flags = ["--checkpoint", str(checkpoint), "--tasks", *tasks, "--episodes", str(args.episodes)]
+    known = evaluated(folder)
+    if any(known.get(task, 0) < args.episodes for task in tasks):
+        tasks, episodes = tuple(dict.fromkeys((*known, *tasks))), max(args.episodes, *known.values(), 0)
+        flags = ["--checkpoint", str(checkpoint), "--tasks", *tasks, "--episodes", str(episodes)]
         flags += ["--modes", "flat", "--controls", "normal", "--workers", str(args.workers), "--output", str(folder)]
         _tandem("eval", *flags, *(["--resume"] if folder.exists() else []))
     return folder

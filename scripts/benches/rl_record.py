@@ -5,6 +5,7 @@ times and on different machines: what the pages show is made of records.
 """
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,10 @@ def curve_in(folder: Path) -> list[tuple[int, float, int]]:
     return [(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"]
 
 
-def evaluated_tasks(folder: Path) -> tuple[str, ...]:
-    """Of an evaluation that is finished; none where there is none."""
+def evaluated(folder: Path) -> dict[str, int]:
+    """Task -> episodes of it in an evaluation that is finished; none where there is none."""
     file = folder / "results.json"
-    return tuple(dict.fromkeys(e["task"] for e in json.loads(file.read_text())["episodes"])) if file.exists() else ()
+    return dict(Counter(e["task"] for e in json.loads(file.read_text())["episodes"])) if file.exists() else {}
 
 
 def outcomes(folder: Path, task: str) -> Outcomes:

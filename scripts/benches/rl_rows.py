@@ -50,6 +50,7 @@ def gain(runs: list[Record], task: str) -> dict[str, Any]:
         "lower": sum(difference < 0 for difference in clear),
         "length_before": sum(old for old, _ in both) / max(1, len(both)),
         "length_after": sum(new for _, new in both) / max(1, len(both)),
+        "layouts": len(everywhere),
         "env_steps": sum(run.env_steps for run in runs) // len(runs),
         "minutes": round(sum(run.took for run in runs) / len(runs), 1),
         "seeds": len(runs),
