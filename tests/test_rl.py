@@ -855,6 +855,56 @@ def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
     assert rates[1] > rates[2] > rates[3] > rates[4] == settings.learning_rate * settings.least_rate > 0
 
 
+def test_a_policy_that_gets_worse_is_told_from_luck():
+    from types import SimpleNamespace
+
+    from policy.rl.decline import by_layout, declined
+
+    def shares(won, of):
+        return [1.0] * won + [0.0] * (of - won)
+
+    assert declined(shares(62, 96), shares(34, 96)) and declined(shares(96, 96), shares(0, 96))
+    assert not declined(shares(62, 96), shares(50, 96))  # by luck in every twentieth round
+    assert not declined(shares(34, 96), shares(62, 96)) and not declined(shares(1, 1), shares(0, 1))
+    assert not declined(shares(96, 96), shares(96, 96))
+    ended = ((7, True, 9), (7, False, 9), (8, True, 20), (9, True, 9), (9, True, 10))
+    draws = [SimpleNamespace(task="t", seed=seed, success=won, steps=steps) for seed, won, steps in ended]
+    assert by_layout(draws, {}) == [0.5, 1.0, 1.0] and by_layout(draws, {"t": 10}) == [0.5, 0.0, 1.0]
+
+
+def test_practice_waits_three_times_as_long_as_successes_take(trained):
+    from types import SimpleNamespace
+
+    from policy.rl.patience import patience
+
+    took = [("slow", True, steps) for steps in (50, 60, 70, 80, 500)] + [("slow", False, 500)] * 5
+    took += [("rare", True, 10)] * 4
+    assert patience([SimpleNamespace(task=t, success=won, steps=steps) for t, won, steps in took]) == {"slow": 210}
+    cut, whole, long = (roll_out(Job(spec(trained), "push", 0, patience=steps)) for steps in (7, None, 1000))
+    assert cut.steps == 7 and not cut.success and whole.steps == long.steps > 7
+    assert np.array_equal(cut.arrays["action"], whole.arrays["action"][:7])
+
+
+def test_a_policy_gradient_that_makes_the_policy_worse_leaves_it_as_it_was(trained, tmp_path, monkeypatch, capsys):
+    import tyro
+
+    import policy.rl.flow_policy_gradient as module
+    from policy import checkpoint
+    from scripts import rl
+
+    original, rounds = module.FlowPolicyGradient, []
+    quick = {"episodes": 1, "epochs": 1, "learning_rate": 1e-2, "kl": 1e9}
+    monkeypatch.setattr(module, "FlowPolicyGradient", lambda baseline: original(baseline, **quick))
+    monkeypatch.setattr(module, "declined", lambda first, now: rounds.append((first, now)) or len(rounds) == 3)
+    flags = ["--checkpoint", str(trained), "--method", "ppo", "--tasks", "reach", "--output", str(tmp_path / "run")]
+    rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1"]))
+    assert len(Experience.open(tmp_path / "run" / "experience")) == len(rounds) == 3  # long before its time
+    assert "this makes the policy worse: the checkpoint is the policy as it was" in capsys.readouterr().out
+    assert checkpoint.progress(tmp_path / "run")["rl"]["untaught"]
+    before, after = (Bundle.load(run).model.state_dict() for run in (trained, tmp_path / "run"))
+    assert all(torch.equal(weight, before[name]) for name, weight in after.items())
+
+
 def test_every_look_explores_with_other_numbers():
     from policy.rl.rollouts import _noise
 

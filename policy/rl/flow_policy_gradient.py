@@ -11,11 +11,13 @@ Notable choices
   promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the summary.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
   for a signal: once nearly all episodes succeed, whose noise is as large as ever, steps become smaller (`_rate`).
+- Practice ends what is stuck (patience.py): as many rounds in half of the time, where an episode is long.
+- Where it makes the policy worse it stops, and leaves the policy as it was (decline.py).
 - The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
   a function did not foresee is what the noise did.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,11 @@ from policy.pool import Crash, Pool
 from policy.rl.advantages import rewards
 from policy.rl.baselines import Baseline, Group, Value
 from policy.rl.critic import seen
+from policy.rl.decline import by_layout, declined
 from policy.rl.experience import Experience
 from policy.rl.exploration import Explorer, log_likelihood
 from policy.rl.layouts import unmet
+from policy.rl.patience import Patience, patience
 from policy.rl.progress import Learning
 from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
 from policy.rl.samples import Samples, of_trajectory
@@ -53,7 +57,7 @@ class FlowPolicyGradient:
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
 
 
-MOMENTS, GROUPS, TOOK = "optimizer.safetensors", "optimizer.json", "took.json"  # in a checkpoint's training state
+MOMENTS, GROUPS, ROUNDS = "optimizer.safetensors", "optimizer.json", "rounds.json"  # in a checkpoint's training state
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Learner:
     baseline: Baseline
     optimizer: torch.optim.Optimizer
     took: float = 0.0  # seconds of the last round
+    patience: Patience = field(default_factory=dict)  # by the last round
+    first: list[float] = field(default_factory=list)  # success on each layout of the first round
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs beside the policy."""
@@ -73,7 +79,7 @@ class Learner:
             EXPLORER: dict(self.explorer.state_dict()),
             MOMENTS: moments,
             GROUPS: groups,
-            TOOK: self.took,
+            ROUNDS: {"took": self.took, "patience": self.patience, "first": self.first},
         } | self.baseline.state()
 
 
@@ -95,17 +101,19 @@ def flow_policy_gradient(
         while not learning.ended() and learning.left > learner.took:
             begin = learning.seconds
             layouts = unmet(experience, seed, settings.episodes // settings.baseline.draws, frozenset(crashed))
-            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, layouts, settings)
+            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, layouts, settings, learner.patience)
             rollouts = _rollouts(pool, jobs, learning)
             if learning.run.stop_requested:
                 return
             crashed |= {job.seed for job in jobs} - {rollout.seed for rollout in rollouts}
             moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts])), "crashed": len(crashed)}
             moved |= update(learner, rollouts, tasks, settings)
-            for rollout in rollouts:
-                kept = {"seen": seen(rollout), "rewards": rewards(rollout), "seed": np.array(rollout.seed)}
-                experience.add(rollout.steps, rollout.success, kept)
-                learning.episode(rollout.success, rollout.steps, experience.steps)
+            _keep(rollouts, experience, learning)
+            learner.patience = patience(rollouts)
+            now = by_layout(rollouts, learner.patience)
+            learner.first = learner.first or now
+            if declined(learner.first, now):
+                return _give_up(learning, learner.first, now)
             moved |= learner.baseline.learn(experience, len(rollouts))
             learning.run.log("flow_policy_gradient", experience.steps, moved)
             learner.took = learning.seconds - begin
@@ -126,6 +134,21 @@ def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajector
     return sorted(found, key=lambda r: (r.seed, r.draw))
 
 
+def _keep(rollouts: list[Trajectory], experience: Experience, learning: Learning) -> None:
+    for rollout in rollouts:
+        kept = {"seen": seen(rollout), "rewards": rewards(rollout), "seed": np.array(rollout.seed)}
+        experience.add(rollout.steps, rollout.success, kept)
+        learning.episode(rollout.success, rollout.steps, experience.steps)
+
+
+def _give_up(learning: Learning, first: list[float], now: list[float]) -> None:
+    was, is_now = (f"{100 * np.mean(share):.0f}%" for share in (first, now))
+    learning.save_untaught(
+        f"of the first round's episodes {was} succeeded, of the last one's {is_now}; this makes the policy worse",
+        "try dsrl or recap",
+    )
+
+
 def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     newest = learning.newest()
     bundle = Bundle.load(newest or learning.base)
@@ -141,21 +164,23 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
         optimizer.load_state_dict(
             optimizer_state.joined(moments, checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}"))
         )
-    took = 0.0 if newest is None else checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{TOOK}")
-    return Learner(bundle, explorer, baseline, optimizer, took)
+    rounds = {} if newest is None else checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{ROUNDS}")
+    return Learner(bundle, explorer, baseline, optimizer, **rounds)
 
 
 def _save(learning: Learning, learner: Learner) -> Path:
     return learning.save(learner.state(), weights=dict(learner.bundle.model.state_dict()))
 
 
-def _jobs(spec: AgentSpec, tasks: tuple[str, ...], layouts: list[int], settings: FlowPolicyGradient) -> list[Job]:
+def _jobs(
+    spec: AgentSpec, tasks: tuple[str, ...], layouts: list[int], settings: FlowPolicyGradient, known: Patience
+) -> list[Job]:
     """Tasks in turn."""
-    draws = settings.baseline.draws
-    return [
-        Job(spec, tasks[i % len(tasks)], i, draw=draw, explore=True)
-        for i in layouts for draw in range(draws)
-    ]  # fmt: skip
+    jobs = []
+    for layout in layouts:
+        job = Job(spec, task := tasks[layout % len(tasks)], layout, patience=known.get(task), explore=True)
+        jobs += [replace(job, draw=draw) for draw in range(settings.baseline.draws)]
+    return jobs
 
 
 @dataclass

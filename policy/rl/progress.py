@@ -174,10 +174,10 @@ class Learning(Practice):
         files |= {f"{checkpoint.TRAINING}/{name}": content for name, content in state.items()}
         return checkpoint.save(self.folder / "checkpoints", self.steps, files)
 
-    def save_untaught(self, why: str) -> None:
-        """The policy as it was, where the time was too short to teach it anything."""
+    def save_untaught(self, why: str, todo: str = "--resume with more --minutes or --steps goes on") -> None:
+        """The policy as it was, where nothing was learned that is worth having."""
         self.save({}, judgement=self.bundle.judgement, memory=self.bundle.memory, untaught=True)
-        print(f"{why}: the checkpoint is the policy as it was; --resume with more --minutes or --steps goes on")
+        print(f"{why}: the checkpoint is the policy as it was; {todo}")
 
 
 def _read(file: Path, parse: Callable[[str], Any]) -> Any:

@@ -41,6 +41,7 @@ class Job:
     takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
     draw: int = 0  # another one: the same layout, other noise
     advised: bool = False  # keep what the expert would do instead, where the policy acts
+    patience: int | None = None  # control steps after which the episode has failed; none: the task's horizon
     explore: bool = False  # an Euler step is shifted (exploration.py); the checkpoint must hold an explorer
 
 
@@ -81,7 +82,7 @@ def roll_out(job: Job) -> Trajectory | Crash:
     agent = _agent(job.spec)
     env = environment(job.task, agent.image_size)
     inner, limit = env.unwrapped, round(job.takeover * horizon(job.task))
-    inner.looking = True
+    inner.looking, inner.horizon = True, min(job.patience or horizon(job.task), horizon(job.task))
     obs, _ = env.reset(seed=job.seed)
     agent.bind(env)
     agent.reset(obs["task"], noise_seed(job.task, job.seed, job.draw))
