@@ -97,7 +97,7 @@ def results(args: Args, measured: Rows, folder: Path | None = None) -> dict[str,
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in measured.items()})}
     kept = _kept(args, folder)
     runs = {"_".join((*record.row, str(record.seed))): record.as_dict() for record in kept}
-    faster = speed(_of_speed(kept))
+    faster = speed(_of_speed(kept)) if "recap" in args.methods else {}  # of others it has nothing new to say
     return {"rl_runs": runs, "rl": rows(kept), "rl_curves": curves(kept)} | ({"rl_speed": faster} if faster else {})
 
 
