@@ -148,6 +148,9 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
     assert made_by == ["tandem bench rl d", "tandem bench rl others"]
     wider, made_by = publish(tmp_path / "e", [0], push=[True, True], stack=[True, True])
     assert set(wider) == {"push", "stack"} and made_by == ["tandem bench rl e"]  # of its tasks, a row says one thing
+    learned(tmp_path / "e", "push_dsrl_0", push=[True, True])
+    dsrl = Args(policy, ("push",), ("dsrl",), 1, 0, (60.0,), 2, output=tmp_path / "e")
+    assert "rl_speed" not in results(dsrl, measure(dsrl), pages)  # it has nothing to say of recap's
     wider, made_by = publish(tmp_path / "f", [0], reach=[True, True], press_button=[True, True])
     assert set(wider) == {"push", "stack", "reach", "press_button"}  # one run of other tasks is another row
 
