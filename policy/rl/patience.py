@@ -1,7 +1,7 @@
 """How long an episode of practice may take: a few times what its task's successes took.
 
 Who has not succeeded by then is stuck and stays so. On Meta-World's hand-insert, whose successes take 60 of 500 steps,
-episodes that are stuck were two thirds of all that was simulated, and of what was learned from they were an eighth.
+episodes that are stuck were two thirds of all that was simulated, and an eighth of what the gradient came from.
 """
 
 import numpy as np
