@@ -145,7 +145,7 @@ def _give_up(learning: Learning, first: list[float], now: list[float]) -> None:
     was, is_now = (f"{100 * np.mean(share):.0f}%" for share in (first, now))
     learning.save_untaught(
         f"of the first round's episodes {was} succeeded, of the last one's {is_now}; this makes the policy worse",
-        "try dsrl or recap",
+        "try dsrl, or recap where a scripted expert is there",
     )
 
 
