@@ -18,7 +18,9 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# The checkout's folder may have any name; mypy looks for a folder of the package's.
 types: setup
+	mkdir -p $(VENV)/types && ln -sfn ../.. $(VENV)/types/tandem
 	$(VENV)/bin/mypy
 
 wheel: setup

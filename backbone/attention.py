@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.cache import KeyValueCache
-from backbone.rope import angles, rotate_halves
-from backbone.scope import Scope
+from .cache import KeyValueCache
+from .rope import angles, rotate_halves
+from .scope import Scope
 
 ROWS = 128  # of a block of causal attention on a CPU
 

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.feed_forward import SwiGLU
-from backbone.norms import RMSNorm
-from backbone.rope import rotate
-from backbone.scope import scope
+from .feed_forward import SwiGLU
+from .norms import RMSNorm
+from .rope import rotate
+from .scope import scope
 
 KeysValues = tuple[Tensor, Tensor]  # (B, kv_heads, N, d) each
 

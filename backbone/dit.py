@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.feed_forward import swiglu
-from backbone.norms import RMSNorm
+from .feed_forward import swiglu
+from .norms import RMSNorm
 
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, N, D / heads)
 

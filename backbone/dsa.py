@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.cache import TokenCache
-from backbone.indexer import Indexer, IndexerConfig, choose
-from backbone.mla import LatentAttention, MLAConfig
-from backbone.scope import Scope
+from .cache import TokenCache
+from .indexer import Indexer, IndexerConfig, choose
+from .mla import LatentAttention, MLAConfig
+from .scope import Scope
 
 ROWS = 64  # of a block of `attention_mass`
 

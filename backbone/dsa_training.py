@@ -24,7 +24,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from backbone.dsa import Lesson, SparseAttention
+from .dsa import Lesson, SparseAttention
 
 READY = 0.95  # recall from which attention may become sparse
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backbone.hashing import NGramHash, compress
-from backbone.scope import Scope
-from backbone.short_conv import Tail, real_first, short_conv, take
+from .hashing import NGramHash, compress
+from .scope import Scope
+from .short_conv import Tail, real_first, short_conv, take
 
 
 @dataclass(frozen=True)

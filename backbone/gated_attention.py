@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from backbone.attention import attend
-from backbone.cache import KeyValueCache
-from backbone.norms import ZeroCentredRMSNorm
-from backbone.rope import angles, rotate_halves
-from backbone.scope import Scope
+from .attention import attend
+from .cache import KeyValueCache
+from .norms import ZeroCentredRMSNorm
+from .rope import angles, rotate_halves
+from .scope import Scope
 
 
 @dataclass(frozen=True)

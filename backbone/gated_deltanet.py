@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.delta_rule import chunked, recurrent
-from backbone.norms import GatedRMSNorm, rms_norm
-from backbone.scope import Scope
-from backbone.short_conv import Tail, real_first, short_conv, take
+from .delta_rule import chunked, recurrent
+from .norms import GatedRMSNorm, rms_norm
+from .scope import Scope
+from .short_conv import Tail, real_first, short_conv, take
 
 EPS = 1e-6  # beside squared lengths, and in the output norm
 

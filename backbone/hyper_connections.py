@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.sinkhorn import birkhoff, sinkhorn
+from .sinkhorn import birkhoff, sinkhorn
 
 NORM_EPS, READ_EPS = 1e-6, 1e-6
 Sublayer = Callable[[Tensor], Tensor]

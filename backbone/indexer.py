@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.rope import Angles, rotate_halves
-from backbone.scope import Scope
+from .rope import Angles, rotate_halves
+from .scope import Scope
 
 ROWS = 64  # of a block: its products, (rows heads, columns), stay in a core's own cache
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.experts import combine, dispatch
-from backbone.moe import MixtureOfExperts, unchanged
+from .experts import combine, dispatch
+from .moe import MixtureOfExperts, unchanged
 
 GROUP = 32  # inputs that share a scale
 

@@ -23,10 +23,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from backbone.interop_deepseek import DEEPSEEK_V3, DEEPSEEK_V32
-from backbone.interop_family import Family, Fields, ignored
-from backbone.interop_qwen import QWEN3_NEXT
-from backbone.language_model import LanguageModel, LanguageModelConfig
+from .interop_deepseek import DEEPSEEK_V3, DEEPSEEK_V32
+from .interop_family import Family, Fields, ignored
+from .interop_qwen import QWEN3_NEXT
+from .language_model import LanguageModel, LanguageModelConfig
 
 FAMILIES: dict[str, Family] = {"deepseek_v3": DEEPSEEK_V3, "deepseek_v32": DEEPSEEK_V32, "qwen3_next": QWEN3_NEXT}
 

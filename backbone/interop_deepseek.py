@@ -6,14 +6,14 @@ wide one. Published checkpoints are in FP8: convert them to bf16 first.
 
 from typing import Any
 
-from backbone.dsa import DSAConfig
-from backbone.indexer import IndexerConfig
-from backbone.interop_family import Family, Fields, language_model
-from backbone.language_model import LanguageModelConfig
-from backbone.mla import MLAConfig
-from backbone.moe import MoEConfig
-from backbone.router import Routing
-from backbone.yarn import Yarn
+from .dsa import DSAConfig
+from .indexer import IndexerConfig
+from .interop_family import Family, Fields, language_model
+from .language_model import LanguageModelConfig
+from .mla import MLAConfig
+from .moe import MoEConfig
+from .router import Routing
+from .yarn import Yarn
 
 NAMES = {
     ".mixer.": ".self_attn.",

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbone.language_model import LanguageModelConfig
-from backbone.stack import StackConfig
+from .language_model import LanguageModelConfig
+from .stack import StackConfig
 
 SHARED_NAMES = {
     "embedding.": "model.embed_tokens.",

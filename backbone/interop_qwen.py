@@ -4,12 +4,12 @@ Norms are zero-centred and in_proj_qkvz and in_proj_ba packed on both sides: eve
 layers are dense follows mlp_only_layers and decoder_sparse_step. The routing bias, which Qwen3-Next lacks, is 0.
 """
 
-from backbone.gated_attention import GatedAttentionConfig
-from backbone.gated_deltanet import GatedDeltaNetConfig
-from backbone.interop_family import Family, Fields, language_model
-from backbone.language_model import LanguageModelConfig
-from backbone.moe import MoEConfig
-from backbone.router import Routing
+from .gated_attention import GatedAttentionConfig
+from .gated_deltanet import GatedDeltaNetConfig
+from .interop_family import Family, Fields, language_model
+from .language_model import LanguageModelConfig
+from .moe import MoEConfig
+from .router import Routing
 
 ATTENTION = {f".mixer.{part}_": f".self_attn.{part}_" for part in "qkvo"}
 NAMES = {

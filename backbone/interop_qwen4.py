@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.engram import Engram, EngramConfig
-from backbone.gated_attention import GatedAttention
-from backbone.gated_deltanet import GatedDeltaNet
-from backbone.interop import opened
-from backbone.interop_family import Fields
-from backbone.interop_qwen import QWEN3_NEXT, attention, delta_net, experts
-from backbone.language_model import LanguageModelConfig
-from backbone.moe import MixtureOfExperts
-from backbone.stack import StackConfig
+from .engram import Engram, EngramConfig
+from .gated_attention import GatedAttention
+from .gated_deltanet import GatedDeltaNet
+from .interop import opened
+from .interop_family import Fields
+from .interop_qwen import QWEN3_NEXT, attention, delta_net, experts
+from .language_model import LanguageModelConfig
+from .moe import MixtureOfExperts
+from .stack import StackConfig
 
 Tensors = Mapping[str, Tensor]
 NORMS = ("key", "query", "conv")

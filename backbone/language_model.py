@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.cache import StackCache
-from backbone.mtp import MTPDrafter, MultiTokenPrediction
-from backbone.stack import Stack, StackConfig
+from .cache import StackCache
+from .mtp import MTPDrafter, MultiTokenPrediction
+from .stack import Stack, StackConfig
 
 
 @dataclass(frozen=True)

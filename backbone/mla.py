@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backbone.attention import attend
-from backbone.cache import TokenCache
-from backbone.norms import RMSNorm
-from backbone.rope import Angles, angles, rotate_pairs
-from backbone.scope import Scope
-from backbone.yarn import Yarn
+from .attention import attend
+from .cache import TokenCache
+from .norms import RMSNorm
+from .rope import Angles, angles, rotate_pairs
+from .scope import Scope
+from .yarn import Yarn
 
 
 @dataclass(frozen=True)

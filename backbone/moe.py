@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from backbone.experts import mix
-from backbone.feed_forward import SwiGLU
-from backbone.router import ROUTERS, Routing
+from .experts import mix
+from .feed_forward import SwiGLU
+from .router import ROUTERS, Routing
 
 
 @dataclass(frozen=True)

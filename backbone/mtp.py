@@ -19,9 +19,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from backbone.cache import StackCache
-from backbone.norms import ZeroCentredRMSNorm
-from backbone.stack import Stack, StackConfig
+from .cache import StackCache
+from .norms import ZeroCentredRMSNorm
+from .stack import Stack, StackConfig
 
 
 class MTPLayer(nn.Module):

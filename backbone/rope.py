@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbone.yarn import Yarn
+from .yarn import Yarn
 
 Angles = tuple[Tensor, Tensor]  # cosine and sine, (N, channels / 2) or (B, N, channels / 2) each
 

@@ -15,18 +15,18 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from backbone.attention import Attention, AttentionConfig
-from backbone.cache import LayerCache, StackCache
-from backbone.dsa import DSAConfig, SparseAttention
-from backbone.engram import Engram, EngramConfig
-from backbone.feed_forward import SwiGLU
-from backbone.gated_attention import GatedAttention, GatedAttentionConfig
-from backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
-from backbone.hyper_connections import RESIDUALS, Collapse, HyperConfig, PlainResidual, expand
-from backbone.mla import LatentAttention, MLAConfig
-from backbone.moe import MixtureOfExperts, MoEConfig
-from backbone.norms import ZeroCentredRMSNorm
-from backbone.scope import Scope
+from .attention import Attention, AttentionConfig
+from .cache import LayerCache, StackCache
+from .dsa import DSAConfig, SparseAttention
+from .engram import Engram, EngramConfig
+from .feed_forward import SwiGLU
+from .gated_attention import GatedAttention, GatedAttentionConfig
+from .gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
+from .hyper_connections import RESIDUALS, Collapse, HyperConfig, PlainResidual, expand
+from .mla import LatentAttention, MLAConfig
+from .moe import MixtureOfExperts, MoEConfig
+from .norms import ZeroCentredRMSNorm
+from .scope import Scope
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from data.cache import FrameCache
-from data.windows import Extras, Loader, Sampler
+from .cache import FrameCache
+from .windows import Extras, Loader, Sampler
 
 
 def loader_rate(

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from data.contract import Contract
-from data.errors import DataError
-from data.layout import json_bytes, numeric_features
-from data.progress import progress_bar
-from data.reader import Dataset
-from data.segments import Segments, find_segments
+from .contract import Contract
+from .errors import DataError
+from .layout import json_bytes, numeric_features
+from .progress import progress_bar
+from .reader import Dataset
+from .segments import Segments, find_segments
 
 VERSION = 1  # of the cache's own layout
 Roots = Path | str | Sequence[Path | str]

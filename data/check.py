@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from data import layout
-from data.contract import Feature, entry_name, out_of_range
-from data.encode import decode_image
-from data.errors import DataError
-from data.normalize import NEARLY
-from data.reader import Dataset
+from . import layout
+from .contract import Feature, entry_name, out_of_range
+from .encode import decode_image
+from .errors import DataError
+from .normalize import NEARLY
+from .reader import Dataset
 
 MIN_LENGTH, MAX_RATIO = 2, 5.0  # frames; times the median length
 

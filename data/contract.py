@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import DataError
+from .errors import DataError
 
 ROLES = ("image", "state", "action", "privileged", "label", "text")
 DTYPES = ("uint8", "float32", "float64", "int64", "bool", "string")

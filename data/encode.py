@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.contract import Contract
-from data.errors import DataError
-from data.layout import EPISODE_COLUMNS, EPISODE_PREFIXES, numeric_features
-from data.video import VideoEncoder
+from .contract import Contract
+from .errors import DataError
+from .layout import EPISODE_COLUMNS, EPISODE_PREFIXES, numeric_features
+from .video import VideoEncoder
 
 Meta = dict[str, Any]  # episode columns of our own: bool, int, float or str, e.g. {"sim/seed": 3, "sim/success": True}
 

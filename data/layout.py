@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.contract import Contract, Feature
-from data.errors import DataError
+from .contract import Contract, Feature
+from .errors import DataError
 
 CHUNK = 1000  # files per chunk folder
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.contract import Contract, entry_name
-from data.errors import DataError
+from .contract import Contract, entry_name
+from .errors import DataError
 
 NEARLY = 1e-4  # a scale below this share of max(1, |centre|) counts as constant
 Array = TypeVar("Array", np.ndarray, Tensor)

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.contract import Contract, Feature
-from data.encode import decode_image
-from data.errors import DataError
-from data.layout import INDEX_COLUMNS, numeric_features, read_json, read_table, read_words
-from data.video import decode_video
+from .contract import Contract, Feature
+from .encode import decode_image
+from .errors import DataError
+from .layout import INDEX_COLUMNS, numeric_features, read_json, read_table, read_words
+from .video import decode_video
 
 
 class Dataset:

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from data import layout
-from data.contract import Contract
-from data.encode import decode_image
-from data.errors import DataError
-from data.layout import json_bytes, read_json, read_table, read_words, table_bytes, word_table, write_changed
-from data.stats import write_stats
-from data.video import verify_video
+from . import layout
+from .contract import Contract
+from .encode import decode_image
+from .errors import DataError
+from .layout import json_bytes, read_json, read_table, read_words, table_bytes, word_table, write_changed
+from .stats import write_stats
+from .video import verify_video
 
 Row = dict[str, Any]
 

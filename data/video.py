@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from data.errors import DataError
+from .errors import DataError
 
 OPTIONS = {"crf": "18", "g": "2", "bf": "0", "preset": "veryfast"}
 

@@ -25,8 +25,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from data.cache import FrameCache
-from data.errors import DataError
+from .cache import FrameCache
+from .errors import DataError
 
 Batch = dict[str, Any]
 

@@ -25,13 +25,13 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from data import layout
-from data.contract import Contract
-from data.encode import EncodedEpisode, EpisodeEncoder, Meta
-from data.errors import DataError
-from data.layout import json_bytes, place, table_bytes, word_table, write_atomic
-from data.repair import own_columns, settle, verify_data_file
-from data.stats import write_stats
+from . import layout
+from .contract import Contract
+from .encode import EncodedEpisode, EpisodeEncoder, Meta
+from .errors import DataError
+from .layout import json_bytes, place, table_bytes, word_table, write_atomic
+from .repair import own_columns, settle, verify_data_file
+from .stats import write_stats
 
 SPARE_BYTES = 16 << 20  # kept free on the disk beside the episode itself
 

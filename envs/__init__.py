@@ -4,17 +4,17 @@ import os
 from importlib import import_module
 from typing import Any
 
-import envs.gl  # isort: skip  # before anything imports mujoco
-import envs.maze  # noqa: F401  # isort: skip  # registers point-maze
-import envs.metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
-import envs.tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
-from envs.entities import ENTITIES
-from envs.errors import EnvError
-from envs.experts import Expert
-from envs.plain import GymTask
-from envs.registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve
-from envs.tabletop import TabletopEnv
-from envs.task_env import Script, TaskEnv
+from . import gl  # noqa: F401  # isort: skip  # before anything imports mujoco
+from . import maze  # noqa: F401  # isort: skip  # registers point-maze
+from . import metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
+from . import tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
+from .entities import ENTITIES
+from .errors import EnvError
+from .experts import Expert
+from .plain import GymTask
+from .registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve
+from .tabletop import TabletopEnv
+from .task_env import Script, TaskEnv
 
 __all__ = [
     "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",

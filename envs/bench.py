@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.registry import SUITES, make
+from .registry import SUITES, make
 
 
 def measure(seconds: float, tasks: tuple[str, ...] = SUITES["tabletop"]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from envs.bursts import Bursts
-from envs.simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
+from .bursts import Bursts
+from .simulation import POSITION_SCALE, ROTATION_SCALE, Simulation
 
 OPEN, CLOSED = -1.0, 1.0
 BURST_RATE, BURST_STEPS = 0.035, (2, 5)  # chance a step that a perturbation starts; its length

@@ -9,9 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.optional import require
-from envs.plain import GymTask
-from envs.registry import register
+from .optional import require
+from .plain import GymTask
+from .registry import register
 
 
 def _environment(size: int) -> gymnasium.Env:

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from envs.errors import EnvError
+from .errors import EnvError
 
 
 def require(package: str, task: str, install: str) -> None:

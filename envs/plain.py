@@ -20,10 +20,10 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from envs.contract import Vector, build_contract
-from envs.errors import EnvError
-from envs.rendering import close_at_exit
-from envs.task_env import Script, TaskEnv, digest, told
+from .contract import Vector, build_contract
+from .errors import EnvError
+from .rendering import close_at_exit
+from .task_env import Script, TaskEnv, digest, told
 
 CAMERA = "view"
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 import gymnasium
 
-from envs.errors import EnvError
-from envs.task_env import TaskEnv
+from .errors import EnvError
+from .task_env import TaskEnv
 
 
 class TaskSpec(Protocol):

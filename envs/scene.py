@@ -9,8 +9,8 @@ from functools import cache
 
 import mujoco
 
-from envs.entities import SHAPES
-from envs.kinematics import PANDA
+from .entities import SHAPES
+from .kinematics import PANDA
 
 OBJECT_RADIUS = 0.0225  # half the size of every object [m]
 OBJECTS = 3  # movable objects in a scene

@@ -12,9 +12,9 @@ from copy import copy
 import mujoco
 import numpy as np
 
-from envs.entities import COLOURS
-from envs.kinematics import HOME, ArmKinematics
-from envs.scene import BUTTON_TRAVEL, OBJECT_RADIUS, compile_scene, shape_geoms
+from .entities import COLOURS
+from .kinematics import HOME, ArmKinematics
+from .scene import BUTTON_TRAVEL, OBJECT_RADIUS, compile_scene, shape_geoms
 
 CONTROL_HZ = 20
 POSITION_SCALE, ROTATION_SCALE = 0.05, 0.25  # metres and radians a step at |action| = 1

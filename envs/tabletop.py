@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.contract import Vector, build_contract
-from envs.entities import ENTITIES
-from envs.privileged import privileged_columns
-from envs.projection import project
-from envs.rendering import Cameras
-from envs.scene import FRONT_DEGREES
-from envs.simulation import CONTROL_HZ, Simulation
-from envs.task_env import Script, TaskEnv, digest, told
+from .contract import Vector, build_contract
+from .entities import ENTITIES
+from .privileged import privileged_columns
+from .projection import project
+from .rendering import Cameras
+from .scene import FRONT_DEGREES
+from .simulation import CONTROL_HZ, Simulation
+from .task_env import Script, TaskEnv, digest, told
 
 if TYPE_CHECKING:
-    from envs.task import Task
+    from .task import Task
 
 VIEWS = {"front": f"sRGB, {FRONT_DEGREES} degrees high, the table", "wrist": "sRGB, 75 degrees high, the gripper"}
 CAMERAS = tuple(VIEWS)

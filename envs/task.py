@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from envs import tabletop
-from envs.entities import sample_colours
-from envs.errors import EnvError
-from envs.scene import OBJECTS
-from envs.simulation import Simulation
+from . import tabletop
+from .entities import sample_colours
+from .errors import EnvError
+from .scene import OBJECTS
+from .simulation import Simulation
 
 if TYPE_CHECKING:
-    from envs.experts import Expert
+    from .experts import Expert
 
 Clear = Callable[[list[np.ndarray]], bool]  # says whether a placement of all objects will do
 TABLE = np.array([[0.36, -0.23], [0.60, 0.23]])  # where things stand: corners (x, y) [m]

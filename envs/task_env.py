@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.errors import EnvError
+from .errors import EnvError
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 

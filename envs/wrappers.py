@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.entities import ENTITIES
+from .entities import ENTITIES
 
 
 class StateOnly(gymnasium.Wrapper):

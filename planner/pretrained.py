@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planner.attention_pool import AttentionPool
-from planner.chat import IGNORED, Chat, continued
-from planner.hub import PretrainedError, add_lora, load
+from .attention_pool import AttentionPool
+from .chat import IGNORED, Chat, continued
+from .hub import PretrainedError, add_lora, load
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from planner.world_model import WorldModel
+from .world_model import WorldModel
 
 PROGRESS, SUCCESS, CLOSENESS, DISAGREEMENT = 1.0, 1.0, 1.0, 1.0
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.cache import StackCache
-from backbone.mtp import MTPDrafter
-from backbone.speculate import speculative
-from planner.tokenizer import BOS, EOS, PAD
+from ..backbone.cache import StackCache
+from ..backbone.mtp import MTPDrafter
+from ..backbone.speculate import speculative
+from .tokenizer import BOS, EOS, PAD
 
 
 class Speech:

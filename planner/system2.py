@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.cache import StackCache
-from backbone.engram import EngramConfig
-from backbone.gated_attention import GatedAttentionConfig
-from backbone.mtp import MultiTokenPrediction
-from backbone.stack import Stack, StackConfig
-from planner.speech import say
-from planner.tokenizer import BOS, EOS, PAD
-from planner.trunk import Trunk
+from ..backbone.cache import StackCache
+from ..backbone.engram import EngramConfig
+from ..backbone.gated_attention import GatedAttentionConfig
+from ..backbone.mtp import MultiTokenPrediction
+from ..backbone.stack import Stack, StackConfig
+from .speech import say
+from .tokenizer import BOS, EOS, PAD
+from .trunk import Trunk
 
 MTP_WEIGHT = 0.3  # of multi-token prediction beside the next word's loss (DeepSeek-V3)
 

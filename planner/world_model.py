@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbone.gated_attention import GatedAttentionConfig
-from backbone.stack import Stack, StackConfig
+from ..backbone.gated_attention import GatedAttentionConfig
+from ..backbone.stack import Stack, StackConfig
 
 
 @dataclass(frozen=True)

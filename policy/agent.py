@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import envs
-from data.contract import Contract
-from planner.search import rank
-from policy.bundle import Bundle, agree
-from policy.errors import PolicyError
-from policy.judgement import GOOD
-from policy.limiter import ActionLimiter
-from policy.memory import Past, Seen
-from policy.scene_encoder import Scene
-from policy.situation import Situation
+from .. import envs
+from ..data.contract import Contract
+from ..planner.search import rank
+from .bundle import Bundle, agree
+from .errors import PolicyError
+from .judgement import GOOD
+from .limiter import ActionLimiter
+from .memory import Past, Seen
+from .scene_encoder import Scene
+from .situation import Situation
 
 Mode = Literal["hierarchical", "flat"]
 NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import envs
-from data.contract import Contract
-from policy.agent import Runtime, TandemAgent
-from policy.bundle import Bundle, stored_config
-from policy.device import resolve_device
-from policy.errors import PolicyError
+from .. import envs
+from ..data.contract import Contract
+from .agent import Runtime, TandemAgent
+from .bundle import Bundle, stored_config
+from .device import resolve_device
+from .errors import PolicyError
 
 
 class Agent(Protocol):

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.contract import Contract
-from data.normalize import Normalizer
-from planner.grounding import REFERENTS
-from planner.tokenizer import WordTokenizer
-from policy import checkpoint
-from policy.checkpoint import PRETRAINED
-from policy.errors import PolicyError
-from policy.judgement import Judgement, JudgementConfig
-from policy.memory import Memory, MemoryConfig
-from policy.model import ModelConfig, Tandem
-from policy.packed import unpack
-from policy.recipe import Sizes
-from policy.situation import FeatureSizes
-from policy.steering import Steering, SteeringConfig
+from ..data.contract import Contract
+from ..data.normalize import Normalizer
+from ..planner.grounding import REFERENTS
+from ..planner.tokenizer import WordTokenizer
+from . import checkpoint
+from .checkpoint import PRETRAINED
+from .errors import PolicyError
+from .judgement import Judgement, JudgementConfig
+from .memory import Memory, MemoryConfig
+from .model import ModelConfig, Tandem
+from .packed import unpack
+from .recipe import Sizes
+from .situation import FeatureSizes
+from .steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
 HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state

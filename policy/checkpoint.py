@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from policy.errors import PolicyError
+from .errors import PolicyError
 
 MANIFEST = "manifest.json"
 PRETRAINED, TRAINING = "pretrained_model", "training_state"  # folders

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from backbone.dit import DiT, DiTConfig, KeyValue
-from backbone.norms import RMSNorm
+from ..backbone.dit import DiT, DiTConfig, KeyValue
+from ..backbone.norms import RMSNorm
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from policy.errors import PolicyError
+from .errors import PolicyError
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import envs
-from policy.errors import PolicyError
-from policy.pool import Crash, Pool
-from policy.rollout import Episode, Outcome, crashed, run_job
-from policy.statistics import Proportion
+from .. import envs
+from .errors import PolicyError
+from .pool import Crash, Pool
+from .rollout import Episode, Outcome, crashed, run_job
+from .statistics import Proportion
 
 EPISODES_FILE = "episodes.jsonl"
 

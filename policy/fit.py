@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from backbone.engram import memory_parameters
-from data.progress import progress_bar
-from policy.errors import PolicyError
-from policy.recipe import Stage
-from policy.run import Run, Silent
-from policy.step import Losses, step_of
-from policy.team import Team
+from ..backbone.engram import memory_parameters
+from ..data.progress import progress_bar
+from .errors import PolicyError
+from .recipe import Stage
+from .run import Run, Silent
+from .step import Losses, step_of
+from .team import Team
 
 MAX_SKIPPED = 5  # consecutive steps with a non-finite loss or gradient before the run stops
 

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from policy import checkpoint
-from policy.bundle import load_weights
-from policy.checkpoint import PRETRAINED
-from policy.errors import PolicyError
-from policy.learn_act import learned_parts
-from policy.model import Tandem
-from policy.recipe import Recipe
+from . import checkpoint
+from .bundle import load_weights
+from .checkpoint import PRETRAINED
+from .errors import PolicyError
+from .learn_act import learned_parts
+from .model import Tandem
+from .recipe import Recipe
 
 
 def take_over(model: Tandem, recipe: Recipe, data_digest: str, source: Path) -> float:

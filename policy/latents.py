@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import FrameCache
-from data.progress import progress_bar
-from data.windows import look
-from policy.bundle import Bundle
-from policy.device import to_device
-from policy.precision import autocast
-from policy.team import ALONE, Team
+from ..data.cache import FrameCache
+from ..data.progress import progress_bar
+from ..data.windows import look
+from .bundle import Bundle
+from .device import to_device
+from .precision import autocast
+from .team import ALONE, Team
 
 BATCH = 128  # frames encoded together
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from data.cache import FrameCache
-from data.windows import Extras, Loader, Sampler
-from planner.grounding import grounding_loss
-from policy.device import to_device
-from policy.model import Tandem
-from policy.scene_encoder import keypoint_loss, way_loss
-from policy.team import ALONE, Team
+from ..data.cache import FrameCache
+from ..data.windows import Extras, Loader, Sampler
+from ..planner.grounding import grounding_loss
+from .device import to_device
+from .model import Tandem
+from .scene_encoder import keypoint_loss, way_loss
+from .team import ALONE, Team
 
 if TYPE_CHECKING:
-    from policy.bundle import Bundle
+    from .bundle import Bundle
 
 WEIGHTS = {
     "keypoint_heat": 0.1, "keypoint_offset": 1.0, "keypoint_visible": 0.1, "probe_entities": 1.0, "probe_state": 0.1,

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from backbone.moe import expert_loads
-from data.cache import FrameCache
-from data.windows import Extras, Loader, Sampler
-from policy.bundle import Bundle
-from policy.device import to_device
-from policy.latents import encode_all
-from policy.learn_act import is_watched
-from policy.team import ALONE, Team
+from ..backbone.moe import expert_loads
+from ..data.cache import FrameCache
+from ..data.windows import Extras, Loader, Sampler
+from .bundle import Bundle
+from .device import to_device
+from .latents import encode_all
+from .learn_act import is_watched
+from .team import ALONE, Team
 
 WEIGHTS = {"flow": 1.0, "text": 0.3, "goal": 1.0, "progress": 0.3, "future": 1.0, "picture": 1.0}
 JUDGEMENT = 0.1  # weight of the world model's progress and success losses

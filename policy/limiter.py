@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from policy.errors import PolicyError
+from .errors import PolicyError
 
 
 class ActionLimiter:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policy.situation import DECIMETRES
+from .situation import DECIMETRES
 
 LONG = 32.0  # control steps; ages in a unit in which they are about 1
 

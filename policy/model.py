@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from planner.grounding import Grounding, GroundingConfig
-from planner.image_decoder import ImageDecoder, ImageDecoderConfig
-from planner.system2 import System2, System2Config
-from planner.trunk import Trunk
-from planner.world_model import WorldModel, WorldModelConfig
-from policy.controller import Controller, ControllerConfig
-from policy.errors import PolicyError
-from policy.read_out import GoalReadOut, ReadOutConfig, StateProbe
-from policy.recipe import Sizes
-from policy.scene_encoder import SceneEncoder, SceneEncoderConfig
+from ..planner.grounding import Grounding, GroundingConfig
+from ..planner.image_decoder import ImageDecoder, ImageDecoderConfig
+from ..planner.system2 import System2, System2Config
+from ..planner.trunk import Trunk
+from ..planner.world_model import WorldModel, WorldModelConfig
+from .controller import Controller, ControllerConfig
+from .errors import PolicyError
+from .read_out import GoalReadOut, ReadOutConfig, StateProbe
+from .recipe import Sizes
+from .scene_encoder import SceneEncoder, SceneEncoderConfig
 
 
 @dataclass(frozen=True)

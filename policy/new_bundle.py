@@ -1,13 +1,13 @@
 """A fresh policy for a data set: vocabulary, statistics and sizes from the data, random weights."""
 
-from data.cache import FrameCache
-from data.normalize import Normalizer
-from data.stats import column_stats
-from planner.tokenizer import WordTokenizer
-from policy.bundle import ACTION, STATE, Bundle
-from policy.errors import PolicyError
-from policy.model import ModelConfig, Tandem
-from policy.recipe import Recipe
+from ..data.cache import FrameCache
+from ..data.normalize import Normalizer
+from ..data.stats import column_stats
+from ..planner.tokenizer import WordTokenizer
+from .bundle import ACTION, STATE, Bundle
+from .errors import PolicyError
+from .model import ModelConfig, Tandem
+from .recipe import Recipe
 
 # Rotations about x and y stay near zero in most tabletop data, and so do two rotation entries of the state. A floor
 # keeps their noise from being blown up to unit size.

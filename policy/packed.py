@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.int4 import GROUP, dequantise, quantise, unpacked
+from ..backbone.int4 import GROUP, dequantise, quantise, unpacked
 
 SCALE = ":scale"
 TOP = 127

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from planner.attention_pool import AttentionPool
-from planner.hub import PretrainedError, load
-from policy.scene_encoder import pixel_grid
+from ..planner.attention_pool import AttentionPool
+from ..planner.hub import PretrainedError, load
+from .scene_encoder import pixel_grid
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 

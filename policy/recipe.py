@@ -9,8 +9,8 @@ of `think` is cheap, and the labels of a frozen encoder do not move.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from planner.trunk import ATTENTION, Trunk
-from policy.errors import PolicyError
+from ..planner.trunk import ATTENTION, Trunk
+from .errors import PolicyError
 
 
 @dataclass(frozen=True)

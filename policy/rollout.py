@@ -13,9 +13,9 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
-import envs
-from policy.agent import Mode
-from policy.agents import Agent, AgentSpec, load_agent
+from .. import envs
+from .agent import Mode
+from .agents import Agent, AgentSpec, load_agent
 
 Control = Literal["normal", "empty", "wrong"]
 # What the agent is told: the truth, nothing, another object of the scene.

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from data.layout import Lock
-from policy.errors import PolicyError
+from ..data.layout import Lock
+from .errors import PolicyError
 
 
 def default_output(command: str, job: str) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policy.controller import ControllerConfig
+from .controller import ControllerConfig
 
 DECIMETRES = 10.0  # ways in a unit in which they are about 1
 

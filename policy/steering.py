@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from policy.standardise import Standardise
+from .standardise import Standardise
 
 BOUND = 1.5  # largest noise, in deviations of that of training
 COMPONENTS = 8  # of what is not plain: enough to tell tasks apart, too few to know layouts by heart

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policy.device import to_device
-from policy.precision import autocast
+from .device import to_device
+from .precision import autocast
 
 WARM_UP = 3  # steps before recording: libraries choose and allocate in their first ones
 

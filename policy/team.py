@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from policy.errors import PolicyError
+from .errors import PolicyError
 
 
 @dataclass(frozen=True)

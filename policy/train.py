@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from data.cache import FrameCache
-from policy import checkpoint, optimizer_state
-from policy.bundle import Bundle, load_weights
-from policy.device import resolve_device
-from policy.ema import averaged
-from policy.errors import PolicyError
-from policy.fit import Learner, Progress, fit
-from policy.fork import take_over
-from policy.learn_act import ActLearner
-from policy.learn_think import ThinkLearner
-from policy.new_bundle import new_bundle
-from policy.precision import fastest_dtype
-from policy.recipe import Recipe, Stage
-from policy.run import Run, Silent
-from policy.team import Team, recruit
+from ..data.cache import FrameCache
+from . import checkpoint, optimizer_state
+from .bundle import Bundle, load_weights
+from .device import resolve_device
+from .ema import averaged
+from .errors import PolicyError
+from .fit import Learner, Progress, fit
+from .fork import take_over
+from .learn_act import ActLearner
+from .learn_think import ThinkLearner
+from .new_bundle import new_bundle
+from .precision import fastest_dtype
+from .recipe import Recipe, Stage
+from .run import Run, Silent
+from .team import Team, recruit
 
 STAGES = ("act", "think")
 

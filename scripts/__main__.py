@@ -22,7 +22,10 @@ VERBS = {
     "results": "write the measured figures into README.md",
 }
 # Errors that name what was wrong and what to do. Looked up without importing, so that `--help` stays quick.
-ERRORS = ("envs.errors.EnvError", "data.errors.DataError", "policy.errors.PolicyError", "scripts.errors.UserError")
+ERRORS = (
+    "tandem.envs.errors.EnvError", "tandem.data.errors.DataError", "tandem.policy.errors.PolicyError",
+    "tandem.scripts.errors.UserError",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -41,11 +44,11 @@ def main() -> int:
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    from scripts.malloc import keep_pages
+    from .malloc import keep_pages
 
     keep_pages()
     try:
-        module = importlib.import_module(f"scripts.{verb}")
+        module = importlib.import_module(f"tandem.scripts.{verb}")
         import tyro
 
         args = tyro.cli(module.Args, prog=f"tandem {verb}", args=arguments, description=module.__doc__)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from scripts.manifest import this_code, this_command
-from scripts.results import add_to_result, write_result
+from .manifest import this_code, this_command
+from .results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
 MACHINE = ("env", "data", "train", "latency", "backbone")
@@ -18,7 +18,7 @@ TOPICS = (*MACHINE, "system2", "rl", "scratch", "noise", "eyes", *PAPERS)  # scr
 
 
 def _args() -> Any:
-    modules = {topic: importlib.import_module(f"scripts.benches.{topic}") for topic in TOPICS}
+    modules = {topic: importlib.import_module(f"tandem.scripts.benches.{topic}") for topic in TOPICS}
     named = [
         Annotated[module.Args, tyro.conf.subcommand(topic, description=module.__doc__)]
         for topic, module in modules.items()

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-import envs
-from data.contract import Contract
-from data.encode import EncodedEpisode, EpisodeEncoder
-from data.progress import progress_bar
-from data.reader import Dataset
-from data.writer import Recorder
-from policy.pool import Crash, Pool
-from scripts.errors import UserError
+from .. import envs
+from ..data.contract import Contract
+from ..data.encode import EncodedEpisode, EpisodeEncoder
+from ..data.progress import progress_bar
+from ..data.reader import Dataset
+from ..data.writer import Recorder
+from ..policy.pool import Crash, Pool
+from .errors import UserError
 
 # Recorded beyond the first success [s]: without it the data never shows how a goal is held, and policies that arrive
 # slightly off have seen nothing like it: they stop a hair before the threshold at which every demonstration ends.

@@ -9,10 +9,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from policy.statistics import Comparison, Proportion, paired, unpaired
-from scripts.errors import UserError
-from scripts.manifest import this_command
-from scripts.results import write_result
+from ..policy.statistics import Comparison, Proportion, paired, unpaired
+from .errors import UserError
+from .manifest import this_command
+from .results import write_result
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-import envs
-from data.check import check as find_problems
-from data.reader import Dataset
-from data.repair import repair as repair_files
-from scripts.errors import UserError
+from .. import envs
+from ..data.check import check as find_problems
+from ..data.reader import Dataset
+from ..data.repair import repair as repair_files
+from .errors import UserError
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def _either(what: str, good: bool, found: str, otherwise: str, remedy: str) -> F
 
 
 def rendering() -> list[Finding]:
-    from scripts.gl import BACKENDS, probe
+    from .gl import BACKENDS, probe
 
     problems = {backend: probe(backend) for backend in BACKENDS}
     working = [backend for backend, problem in problems.items() if problem is None]
@@ -90,9 +90,9 @@ def compute() -> list[Finding]:
 
     import torch
 
-    from policy.device import resolve_device
-    from policy.precision import fastest_dtype, gemm_rate
-    from scripts.malloc import keep_pages
+    from ..policy.device import resolve_device
+    from ..policy.precision import fastest_dtype, gemm_rate
+    from .malloc import keep_pages
 
     computes = resolve_device("auto")
     rate, half = (gemm_rate(dtype, computes) / 1e9 for dtype in (torch.float32, torch.bfloat16))
@@ -121,16 +121,14 @@ def room() -> list[Finding]:
 
 
 def names() -> list[Finding]:
-    """The six folders are imported by plain names; another package must not stand in front of them."""
+    """Another package of the name must not stand in front of this one."""
     root = Path(__file__).resolve().parent.parent
-    found = []
-    for name in ("backbone", "envs", "data", "planner", "policy", "scripts"):
-        spec = importlib.util.find_spec(name)
-        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
-        if origin is None or not origin.is_relative_to(root):
-            remedy = "start from another folder, or uninstall the package that owns the name"
-            found.append(Finding(f"import {name}", BROKEN, f"comes from {origin}, not from {root}", remedy))
-    return found or [Finding("imports", OK, f"all from {root}")]
+    spec = importlib.util.find_spec("tandem")
+    origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    if origin is None or origin.parent != root:
+        remedy = "start from another folder, or uninstall the package that owns the name"
+        return [Finding("import tandem", BROKEN, f"comes from {origin}, not from {root}", remedy)]
+    return [Finding("imports", OK, f"all from {root}")]
 
 
 def video() -> list[Finding]:

@@ -12,20 +12,20 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from data.layout import write_atomic
-from data.progress import progress_bar
-from policy import checkpoint
-from policy.agent import Runtime
-from policy.agents import AgentSpec
-from policy.evaluate import EPISODES_FILE, evaluate, plan, resolve_tasks, summary
-from policy.rollout import CONTROLS, Outcome
-from policy.run import default_output
-from scripts.errors import UserError
-from scripts.manifest import manifest, this_code, this_command
-from scripts.published import published, train_minutes, variant
-from scripts.results import add_to_result, write_result
-from scripts.settings import same_settings
-from scripts.tables import COLUMNS, cell
+from ..data.layout import write_atomic
+from ..data.progress import progress_bar
+from ..policy import checkpoint
+from ..policy.agent import Runtime
+from ..policy.agents import AgentSpec
+from ..policy.evaluate import EPISODES_FILE, evaluate, plan, resolve_tasks, summary
+from ..policy.rollout import CONTROLS, Outcome
+from ..policy.run import default_output
+from .errors import UserError
+from .manifest import manifest, this_code, this_command
+from .published import published, train_minutes, variant
+from .results import add_to_result, write_result
+from .settings import same_settings
+from .tables import COLUMNS, cell
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
 
 def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
     """Loads the policy once here, so that a bad checkpoint is one line and not a worker's traceback."""
-    from policy.agents import load_agent
+    from ..policy.agents import load_agent
 
     load_agent(spec, tasks)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policy import checkpoint
-from policy.bundle import Bundle
-from policy.packed import pack
-from scripts.errors import UserError
-from scripts.published import ACTING
-from scripts.results import result_file
-from scripts.tables import render
+from ..policy import checkpoint
+from ..policy.bundle import Bundle
+from ..policy.packed import pack
+from .errors import UserError
+from .published import ACTING
+from .results import result_file
+from .tables import render
 
 KEPT = ("stage", "step", "seconds", "data_digest", "rl")  # of what a checkpoint says about its training
 

@@ -33,7 +33,7 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 
 def this_command() -> str:
-    """As a user would type it; `python -m scripts` is the same."""
+    """As a user would type it; `python -m tandem.scripts` is the same."""
     ours = Path(sys.argv[0]).name in ("tandem", "__main__.py")
     return "tandem " + shlex.join(sys.argv[1:]) if ours else shlex.join(sys.argv)
 

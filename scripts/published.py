@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import envs
-from policy import checkpoint
-from policy.packed import SCALE
+from .. import envs
+from ..policy import checkpoint
+from ..policy.packed import SCALE
 
 if TYPE_CHECKING:
     import torch

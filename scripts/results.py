@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import UserError
-from scripts.manifest import manifest
-from scripts.plot import Band, Line, curves, linear, logarithmic
-from scripts.tables import render
+from .errors import UserError
+from .manifest import manifest
+from .plot import Band, Line, curves, linear, logarithmic
+from .tables import render
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path("docs/results")

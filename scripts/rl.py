@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import envs
-from policy.run import Run, default_output
-from scripts.errors import UserError
-from scripts.manifest import say_how
+from .. import envs
+from ..policy.run import Run, default_output
+from .errors import UserError
+from .manifest import say_how
 
 if TYPE_CHECKING:
-    from policy.agents import AgentSpec
-    from policy.bundle import Bundle
-    from policy.rl.progress import Learning
+    from ..policy.agents import AgentSpec
+    from ..policy.bundle import Bundle
+    from ..policy.rl.progress import Learning
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Args:
 
 
 def main(args: Args) -> int:
-    from policy import checkpoint
-    from policy.agent import Runtime
-    from policy.agents import AgentSpec, load_agent
-    from policy.bundle import Bundle
-    from policy.rl.progress import Learning, Limits
+    from ..policy import checkpoint
+    from ..policy.agent import Runtime
+    from ..policy.agents import AgentSpec, load_agent
+    from ..policy.bundle import Bundle
+    from ..policy.rl.progress import Learning, Limits
 
     _refuse_nonsense(args)
     if args.method == "scratch":
@@ -77,7 +77,7 @@ def main(args: Args) -> int:
 
 
 def _refuse_nonsense(args: Args) -> None:
-    from policy.rl.layouts import SEEDS
+    from ..policy.rl.layouts import SEEDS
 
     least = {"workers": 1, "seed": 0, "steps": 1}  # layouts of negative seeds are those of evaluation
     for name, value in least.items():
@@ -95,7 +95,7 @@ def _refuse_nonsense(args: Args) -> None:
 
 def _refuse_others(output: Path) -> None:
     """A folder that is not of `tandem rl`, or only just begun."""
-    from policy.rl.progress import ASKED
+    from ..policy.rl.progress import ASKED
 
     begun = {".lock", "tensorboard", "log.jsonl", "made_with.json", "experience"}
     if output.exists() and not (output / ASKED).exists() and {file.name for file in output.iterdir()} - begun:
@@ -111,9 +111,9 @@ def _stackable(method: str, bundle: "Bundle") -> None:
 
 
 def _scratch(args: Args) -> int:
-    from policy.rl.progress import Limits, Practice
+    from ..policy.rl.progress import Limits, Practice
 
-    scratch = _needs_sb3("policy.rl.scratch").scratch
+    scratch = _needs_sb3("tandem.policy.rl.scratch").scratch
     tasks = envs.resolve(args.tasks)
     if len(tasks) != 1 or tasks[0] not in envs.suite("tabletop"):
         raise UserError(
@@ -136,7 +136,7 @@ Learn = Callable[["Learning"], None]
 
 
 def _dsrl(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
-    module = _needs_sb3("policy.rl.dsrl")
+    module = _needs_sb3("tandem.policy.rl.dsrl")
     return lambda learning: module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
 
 
@@ -148,10 +148,10 @@ def _needs_sb3(module: str) -> Any:
 
 
 def _recap(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
-    from data.cache import FrameCache
-    from policy.bundle import agree
-    from policy.rl.recap import Recap, recap
-    from policy.rl.samples import shown
+    from ..data.cache import FrameCache
+    from ..policy.bundle import agree
+    from ..policy.rl.recap import Recap, recap
+    from ..policy.rl.samples import shown
 
     for task in tasks:
         _expert(task)
@@ -180,8 +180,8 @@ def _expert(task: str) -> None:
 
 
 def _gradient(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
-    from policy.rl.baselines import Group, Value
-    from policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
+    from ..policy.rl.baselines import Group, Value
+    from ..policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
 
     for task in tasks if args.method == "ppo" else ():
         _dense(task)
@@ -207,7 +207,7 @@ _METHODS: dict[str, Callable[[Args, "AgentSpec", tuple[str, ...], "Bundle"], Lea
 
 
 def _demonstrations(base: Path) -> tuple[Path, ...]:
-    from policy import checkpoint
+    from ..policy import checkpoint
 
     preset = checkpoint.recipe(base)["name"]
     folder = Path("datasets") / preset

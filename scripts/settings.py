@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.layout import json_bytes, write_atomic
-from scripts.errors import UserError
+from ..data.layout import json_bytes, write_atomic
+from .errors import UserError
 
 
 def same_settings(output: Path, settings: dict[str, Any]) -> None:

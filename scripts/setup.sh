@@ -21,8 +21,8 @@ fi
 "$VENV/bin/pip" install -q -c constraints.txt setuptools wheel
 "$VENV/bin/pip" install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 
-if ! "$VENV/bin/python" -m scripts.gl; then
+if ! "$VENV/bin/python" -m tandem.scripts.gl; then
   echo "set-up: no headless OpenGL found; installing Mesa"
   as_root libegl1 libgl1 libgl1-mesa-dri libosmesa6
-  "$VENV/bin/python" -m scripts.gl || fail "still no headless OpenGL; run: $VENV/bin/tandem doctor"
+  "$VENV/bin/python" -m tandem.scripts.gl || fail "still no headless OpenGL; run: $VENV/bin/tandem doctor"
 fi

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import envs
-from policy.recipe import Recipe, Stage, preset
-from policy.run import default_output
-from scripts import collect
-from scripts.errors import UserError
-from scripts.manifest import say_how, this_code
+from .. import envs
+from ..policy.recipe import Recipe, Stage, preset
+from ..policy.run import default_output
+from . import collect
+from .errors import UserError
+from .manifest import say_how, this_code
 
 WATCHED_SEED = 100_000  # first layout of what is only watched
 
@@ -38,7 +38,7 @@ class Args:
 
 
 def recipe_of(args: Args) -> Recipe:
-    from policy.device import resolve_device
+    from ..policy.device import resolve_device
 
     recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
     usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
@@ -62,8 +62,8 @@ def resolve(args: Args) -> dict[str, Any]:
 
 
 def main(args: Args) -> int:
-    from data.cache import FrameCache
-    from policy.train import refuse_another, train
+    from ..data.cache import FrameCache
+    from ..policy.train import refuse_another, train
 
     begin = time.perf_counter()
     recipe = recipe_of(args)

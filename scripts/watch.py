@@ -12,18 +12,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-import envs
-from policy import checkpoint
-from policy.agent import Runtime
-from policy.agents import AgentSpec, load_agent
-from policy.evaluate import resolve_tasks
-from policy.rollout import Episode, Outcome, run_episode
-from policy.run import default_output
-from scripts.animation import animation, thumbnails
-from scripts.errors import UserError
-from scripts.film import Film, encode, save
-from scripts.manifest import manifest
-from scripts.tables import COLUMNS, cell
+from .. import envs
+from ..policy import checkpoint
+from ..policy.agent import Runtime
+from ..policy.agents import AgentSpec, load_agent
+from ..policy.evaluate import resolve_tasks
+from ..policy.rollout import Episode, Outcome, run_episode
+from ..policy.run import default_output
+from .animation import animation, thumbnails
+from .errors import UserError
+from .film import Film, encode, save
+from .manifest import manifest
+from .tables import COLUMNS, cell
 
 PAGE = Path(__file__).parent / "report" / "page.html"
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-
-from scripts import collect
+from tandem.scripts import collect
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +19,14 @@ def demonstrations(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def frames(demonstrations, tmp_path_factory):
-    from data.cache import FrameCache
+    from tandem.data.cache import FrameCache
 
     return FrameCache.build(demonstrations, tmp_path_factory.mktemp("cache"), progress=False)
 
 
 @pytest.fixture(scope="session")
 def recipe():
-    from policy.recipe import debug
+    from tandem.policy.recipe import debug
 
     return replace(debug(), threads=1, device="cpu", precision="fp32", tasks=("reach", "press_button"))
 
@@ -35,7 +34,7 @@ def recipe():
 @pytest.fixture(scope="session")
 def trained(frames, recipe, tmp_path_factory):
     """The output folder of a finished debug run."""
-    from policy.train import train
+    from tandem.policy.train import train
 
     output = tmp_path_factory.mktemp("trained") / "run"
     train(recipe, frames, output)
@@ -45,8 +44,8 @@ def trained(frames, recipe, tmp_path_factory):
 @pytest.fixture
 def stop_once_saved(monkeypatch):
     """stop_once_saved(step): asks the run to stop once it saves this step or a later one; returns the steps saved."""
-    from policy import checkpoint
-    from policy.run import Run
+    from tandem.policy import checkpoint
+    from tandem.policy.run import Run
 
     def arrange(step):
         saves, original = [], checkpoint.save

@@ -1,9 +1,8 @@
 """Laws that every mixer obeys, for the tests of each; a mixer is called as layer(x, scope, cache)."""
 
 import torch
+from tandem.backbone.scope import scope
 from torch import Tensor, nn
-
-from backbone.scope import scope
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 WIDTH = 32  # D of the layers under test

@@ -13,7 +13,7 @@ from pathlib import Path
 
 CHECK = """
 import pathlib, sys
-import backbone, data, envs, planner, policy, scripts
+from tandem import backbone, data, envs, planner, policy, scripts
 for package in (backbone, data, envs, planner, policy, scripts):
     where = pathlib.Path(package.__file__).resolve()
     assert where.is_relative_to(pathlib.Path(sys.prefix).resolve()), f"{package.__name__} comes from {where}"
@@ -35,18 +35,23 @@ def main() -> None:
             check=True,
         )
         target = Path(site.stdout.strip())
+        for name in ("backbone", "data", "envs", "planner", "policy", "scripts"):  # as a user's own project has them
+            (Path(folder) / name).mkdir()
+            (Path(folder) / name / "__init__.py").touch()
         (target / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
         subprocess.run([*pip, str(wheel.resolve())], check=True, cwd=folder)
         subprocess.run([python, "-c", CHECK], check=True, cwd=folder)
         subprocess.run(
-            [python, "-m", "scripts", "train", "--preset", "debug", "--dry-run"],
+            [python, "-m", "tandem.scripts", "train", "--preset", "debug", "--dry-run"],
             check=True,
             cwd=folder,
             stdout=subprocess.DEVNULL,
         )
-        subprocess.run([python, "-m", "scripts", "watch", "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        page = target / "scripts" / "report" / "page.html"
+        subprocess.run(
+            [python, "-m", "tandem.scripts", "watch", "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL
+        )
+        page = target / "tandem" / "scripts" / "report" / "page.html"
         assert page.exists(), f"{page} is missing from the wheel"
     print("smoke: passed")
 

@@ -5,15 +5,14 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-
-import envs
-from policy import checkpoint
-from policy.agent import Runtime
-from policy.agents import AgentSpec
-from policy.bundle import Bundle
-from policy.rl.advice import advise
-from policy.rl.rollouts import Job, roll_out
-from policy.rl.samples import of_advice, of_trajectory
+from tandem import envs
+from tandem.policy import checkpoint
+from tandem.policy.agent import Runtime
+from tandem.policy.agents import AgentSpec
+from tandem.policy.bundle import Bundle
+from tandem.policy.rl.advice import advise
+from tandem.policy.rl.rollouts import Job, roll_out
+from tandem.policy.rl.samples import of_advice, of_trajectory
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
 MEETS = [pytest.param(f"metaworld-{name}", marks=needs_package) for name in ("push-back", "hammer", "door-close")]

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from laws import CLOSE, all_later, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
+from tandem.backbone.attention import ROWS, Attention, AttentionConfig, attend
+from tandem.backbone.scope import scope
 from torch import Tensor, nn
-
-from backbone.attention import ROWS, Attention, AttentionConfig, attend
-from backbone.scope import scope
 
 TINY = AttentionConfig(heads=4, kv_heads=2, head_width=8)
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from tandem.backbone.causal_flow import CausalFlow, CausalFlowConfig
 from torch import Tensor
-
-from backbone.causal_flow import CausalFlow, CausalFlowConfig
 
 TINY = CausalFlowConfig(layers=3, heads=4, kv_heads=2, ffn_width=48, queries=5)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -83,7 +82,7 @@ def test_reading_in_steps_equals_reading_at_once(cuts: list[int]) -> None:
 def test_parity_with_deepseek_ocr2(width: int, m: int, cfg: CausalFlowConfig, seed: int) -> None:
     """Tokens and gradients; `strict`: every weight of theirs has a place."""
     modeling = pytest.importorskip("transformers.models.deepseek_ocr2.modeling_deepseek_ocr2")
-    from scripts.benches.pairs.memory import flow_config, flow_weights
+    from tandem.scripts.benches.pairs.memory import flow_config, flow_weights
 
     ours = flow(width, cfg, seed)
     theirs = modeling.DeepseekOcr2VisionEncoder(flow_config(modeling.DeepseekOcr2VisionEncoderConfig, width, cfg))

@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from laws import CLOSE, cached_equals_full, shaken
+from tandem.backbone.delta_rule import chunked, recurrent, unit_lower_inverse
+from tandem.backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
+from tandem.backbone.scope import Scope, scope
+from tandem.backbone.short_conv import Tail, short_conv
+from tandem.scripts.benches.pairs.deltanet import reference_config
 from torch import Tensor, nn
-
-from backbone.delta_rule import chunked, recurrent, unit_lower_inverse
-from backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
-from backbone.scope import Scope, scope
-from backbone.short_conv import Tail, short_conv
-from scripts.benches.pairs.deltanet import reference_config
 
 TINY = GatedDeltaNetConfig(key_heads=2, value_heads=4, key_width=8, value_width=6, kernel=4)
 SIZES = [TINY, GatedDeltaNetConfig(1, 1, 4, 4), GatedDeltaNetConfig(2, 2, 16, 8, 2), GatedDeltaNetConfig(2, 6, 8, 8, 3)]

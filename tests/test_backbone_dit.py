@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from tandem.backbone.dit import DiTBlock, DiTConfig
+from tandem.backbone.rope import Angles, rotate_pairs
+from tandem.scripts.benches.pairs.residuals import load_z_image
 from torch import Tensor, nn
-
-from backbone.dit import DiTBlock, DiTConfig
-from backbone.rope import Angles, rotate_pairs
-from scripts.benches.pairs.residuals import load_z_image
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
 every_size = pytest.mark.parametrize(("heads", "D"), [(2, 24), (4, 48), (6, 96)])

@@ -5,10 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from laws import CLOSE, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
-from torch import Tensor, nn
-
-from backbone.dsa import DSAConfig, SparseAttention, attention_mass
-from backbone.dsa_training import (
+from tandem.backbone.dsa import DSAConfig, SparseAttention, attention_mass
+from tandem.backbone.dsa_training import (
     attention_recall,
     dense,
     dense_warm_up,
@@ -19,9 +17,10 @@ from backbone.dsa_training import (
     sparse_loss,
     warm_up_loss,
 )
-from backbone.indexer import IndexerConfig, choose
-from backbone.mla import LatentAttention, MLAConfig
-from backbone.scope import Scope, scope
+from tandem.backbone.indexer import IndexerConfig, choose
+from tandem.backbone.mla import LatentAttention, MLAConfig
+from tandem.backbone.scope import Scope, scope
+from torch import Tensor, nn
 
 MLA = MLAConfig(heads=4, query_rank=16, latent=12, plain_width=8, rope_width=4, value_width=8)
 TINY = DSAConfig(MLA, IndexerConfig(heads=16, width=8), top_k=5)

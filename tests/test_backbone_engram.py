@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tandem.backbone.engram import Engram, EngramConfig, agreement, memory_parameters, squashed
+from tandem.backbone.hashing import NGramHash, compress, multipliers, ngrams, primes, surface
+from tandem.backbone.scope import Scope
 from torch import Tensor, nn
-
-from backbone.engram import Engram, EngramConfig, agreement, memory_parameters, squashed
-from backbone.hashing import NGramHash, compress, multipliers, ngrams, primes, surface
-from backbone.scope import Scope
 
 CONFIG = EngramConfig(vocabulary=20, order=3, heads=2, rows=50, head_width=4, kernel=4)
 WIDTH = 8
@@ -121,7 +120,7 @@ def test_every_head_and_layer_has_a_prime_and_a_part_of_the_table_of_its_own() -
 def test_parity_with_qwen4_exp(seed: int, width: int, streams: int, changes: dict[str, int]) -> None:
     """Hash, look-up, gate, convolution and gradients, with continuous tokens as their eos under their conv mask."""
     modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
-    from scripts.benches.pairs.memory import from_reference, reference_config
+    from tandem.scripts.benches.pairs.memory import from_reference, reference_config
 
     torch.manual_seed(seed)
     cfg, layer = replace(CONFIG, seed=seed, **changes), seed

@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from backbone.hyper_connections import (
+from tandem.backbone.hyper_connections import (
     RESIDUALS,
     Collapse,
     HyperConfig,
@@ -16,8 +14,9 @@ from backbone.hyper_connections import (
     _NormedLinear,
     expand,
 )
-from backbone.sinkhorn import birkhoff, sinkhorn
-from scripts.benches.mhc import Args, gains, measure
+from tandem.backbone.sinkhorn import birkhoff, sinkhorn
+from tandem.scripts.benches.mhc import Args, gains, measure
+from torch import Tensor, nn
 
 CFG = HyperConfig()
 SIZES = [(1, 8), (2, 16), (4, 32)]  # streams, width

@@ -6,9 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from backbone.int4 import (
+from tandem.backbone.int4 import (
     GROUP,
     FusedInt4Matrices,
     Int4Experts,
@@ -22,8 +20,9 @@ from backbone.int4 import (
     quantise_aware,
     to_kernel,
 )
-from backbone.moe import MixtureOfExperts, MoEConfig
-from backbone.stack import Stack, StackConfig
+from tandem.backbone.moe import MixtureOfExperts, MoEConfig
+from tandem.backbone.stack import Stack, StackConfig
+from torch import Tensor
 
 MATRICES = [Int4Matrices, pytest.param(FusedInt4Matrices, marks=pytest.mark.skipif(not has_kernel(), reason="kernel"))]
 BF16 = 0.01  # relative root mean square that bf16 activations may cost; three roundings of 2^-9 give about 0.003

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tandem.backbone.dsa import SparseAttention
+from tandem.backbone.interop import FAMILIES, Shards, config_of, convert, load
+from tandem.backbone.language_model import LanguageModel
 from torch import Tensor
-
-from backbone.dsa import SparseAttention
-from backbone.interop import FAMILIES, Shards, config_of, convert, load
-from backbone.language_model import LanguageModel
 
 transformers = pytest.importorskip("transformers")
 

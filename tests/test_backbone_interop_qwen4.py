@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from tandem.backbone.interop import Shards, load
+from tandem.backbone.interop_qwen4 import parts
+from tandem.backbone.scope import Scope, scope
 from torch import Tensor, nn
-
-from backbone.interop import Shards, load
-from backbone.interop_qwen4 import parts
-from backbone.scope import Scope, scope
 
 transformers = pytest.importorskip("transformers")
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from laws import all_later, cached_equals_full, mask_is_followed, prefix_mask, rows_reached, shaken
-
-from backbone.mla import LatentAttention, MLAConfig
-from backbone.scope import scope
+from tandem.backbone.mla import LatentAttention, MLAConfig
+from tandem.backbone.scope import scope
 
 TINY = MLAConfig(heads=4, query_rank=16, latent=12, plain_width=8, rope_width=4, value_width=8)
 SIZES = [TINY, MLAConfig(2, 8, 24, 8, 8, 4), MLAConfig(3, 20, 10, 6, 6, 12), MLAConfig(4, 16, 4, 16, 4, 16)]

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tandem.backbone.experts import combine, dispatch
+from tandem.backbone.moe import MixtureOfExperts, MoEConfig
+from tandem.backbone.router import Routing
+from tandem.backbone.stack import Stack, StackConfig
 from torch import Tensor
-
-from backbone.experts import combine, dispatch
-from backbone.moe import MixtureOfExperts, MoEConfig
-from backbone.router import Routing
-from backbone.stack import Stack, StackConfig
 
 CFG = MoEConfig(experts=8, top_k=2, expert_width=16)
 

@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tandem.backbone import stack
+from tandem.backbone.attention import Attention, AttentionConfig
+from tandem.backbone.gated_attention import GatedAttentionConfig
+from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
+from tandem.backbone.moe import MoEConfig
+from tandem.backbone.mtp import MTPDrafter, MTPLayer
+from tandem.backbone.stack import StackConfig
+from tandem.scripts.benches.pairs.mtp import renamed
 from torch import Tensor, nn
-
-from backbone import stack
-from backbone.attention import Attention, AttentionConfig
-from backbone.gated_attention import GatedAttentionConfig
-from backbone.language_model import LanguageModel, LanguageModelConfig
-from backbone.moe import MoEConfig
-from backbone.mtp import MTPDrafter, MTPLayer
-from backbone.stack import StackConfig
-from scripts.benches.pairs.mtp import renamed
 
 GATED = GatedAttentionConfig(heads=4, kv_heads=2, head_width=8)
 TINY = StackConfig(32, "gated gated", ffn="mlp", ffn_width=48, gated=GATED, moe=MoEConfig(4, expert_width=16))

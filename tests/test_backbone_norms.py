@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from backbone.norms import RMSNorm, ZeroCentredRMSNorm, rms_norm
+from tandem.backbone.norms import RMSNorm, ZeroCentredRMSNorm, rms_norm
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 32), (2, 7, 48), (2, 3, 5, 16)])

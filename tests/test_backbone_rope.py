@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from tandem.backbone.rope import angles, rotate, rotate_halves, rotate_pairs
 from torch import Tensor
-
-from backbone.rope import angles, rotate, rotate_halves, rotate_pairs
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 TURNS = [rotate_halves, rotate_pairs]

@@ -6,20 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from tandem.backbone import stack
+from tandem.backbone.cache import StackCache
+from tandem.backbone.engram import EngramConfig
+from tandem.backbone.gated_attention import GatedAttentionConfig
+from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
+from tandem.backbone.moe import MoEConfig
+from tandem.backbone.scope import Scope
+from tandem.backbone.speculate import REPLAY, Drafter, greedy, speculative
+from tandem.backbone.stack import StackConfig
+from tandem.scripts.benches import mtp
+from tandem.scripts.errors import UserError
 from torch import Tensor, nn
 from toy import toy_dataset
-
-from backbone import stack
-from backbone.cache import StackCache
-from backbone.engram import EngramConfig
-from backbone.gated_attention import GatedAttentionConfig
-from backbone.language_model import LanguageModel, LanguageModelConfig
-from backbone.moe import MoEConfig
-from backbone.scope import Scope
-from backbone.speculate import REPLAY, Drafter, greedy, speculative
-from backbone.stack import StackConfig
-from scripts.benches import mtp
-from scripts.errors import UserError
 
 GATED = GatedAttentionConfig(heads=4, kv_heads=2, head_width=8)
 TINY = StackConfig(32, ffn_width=48, gated=GATED, moe=MoEConfig(4, expert_width=16))

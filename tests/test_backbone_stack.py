@@ -5,19 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from laws import CLOSE, prefix_mask, shaken
+from tandem.backbone import stack
+from tandem.backbone.cache import KeyValueCache
+from tandem.backbone.dsa import DSAConfig
+from tandem.backbone.engram import EngramConfig
+from tandem.backbone.gated_attention import GatedAttention, GatedAttentionConfig
+from tandem.backbone.mla import MLAConfig
+from tandem.backbone.moe import MoEConfig
+from tandem.backbone.norms import ZeroCentredRMSNorm
+from tandem.backbone.rope import angles, rotate
+from tandem.backbone.scope import Scope, scope
+from tandem.backbone.stack import Stack, StackConfig
 from torch import Tensor, nn
-
-from backbone import stack
-from backbone.cache import KeyValueCache
-from backbone.dsa import DSAConfig
-from backbone.engram import EngramConfig
-from backbone.gated_attention import GatedAttention, GatedAttentionConfig
-from backbone.mla import MLAConfig
-from backbone.moe import MoEConfig
-from backbone.norms import ZeroCentredRMSNorm
-from backbone.rope import angles, rotate
-from backbone.scope import Scope, scope
-from backbone.stack import Stack, StackConfig
 
 GATED = GatedAttentionConfig(heads=4, kv_heads=2, head_width=8)
 TINY = StackConfig(32, "gated gated", ffn_width=64, gated=GATED, moe=MoEConfig(experts=4, expert_width=16))

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-
-import envs
-from scripts.benches.eyes import Args, measure
-from scripts.errors import UserError
+from tandem import envs
+from tandem.scripts.benches.eyes import Args, measure
+from tandem.scripts.errors import UserError
 
 
 @pytest.mark.parametrize("task", ["push", "pick_place", "stack"])

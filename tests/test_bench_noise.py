@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-
-from policy.agent import Runtime
-from policy.bundle import Bundle
-from scripts.benches.noise import Args, best, constant, measure, shares
-from scripts.benches.nudge import Job, Nudged, succeeds
-from scripts.errors import UserError
+from tandem.policy.agent import Runtime
+from tandem.policy.bundle import Bundle
+from tandem.scripts.benches.noise import Args, best, constant, measure, shares
+from tandem.scripts.benches.nudge import Job, Nudged, succeeds
+from tandem.scripts.errors import UserError
 
 
 def outcomes(layout, draw, rest, shape=(400, 8, 4)):

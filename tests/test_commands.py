@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import envs
-from data.contract import Contract
-from data.writer import Recorder
-from policy.agent import Runtime
-from policy.agents import AgentSpec, load_agent
-from scripts.__main__ import VERBS, main, run
+from tandem import envs
+from tandem.data.contract import Contract
+from tandem.data.writer import Recorder
+from tandem.policy.agent import Runtime
+from tandem.policy.agents import AgentSpec, load_agent
+from tandem.scripts.__main__ import VERBS, main, run
 
 
 def complaint(capsys, verb, *arguments):
@@ -57,7 +56,7 @@ def test_a_truncated_checkpoint(capsys, verb, trained, tmp_path):
 
 
 def test_the_last_good_checkpoint_is_taken_where_the_newest_is_damaged(trained, tmp_path):
-    from policy.checkpoint import resolve
+    from tandem.policy.checkpoint import resolve
 
     copy = tmp_path / "run"
     shutil.copytree(trained, copy, symlinks=True)
@@ -111,7 +110,18 @@ def test_a_wrong_image_shape_is_named(trained):
 
 
 def test_no_opengl_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "scripts", "collect", "--tasks", "reach", "--episodes", "1", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tandem.scripts",
+        "collect",
+        "--tasks",
+        "reach",
+        "--episodes",
+        "1",
+        "--workers",
+        "1",
+    ]
     broken = {k: v for k, v in os.environ.items() if k != "DISPLAY"} | {"MUJOCO_GL": "glfw", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--output", tmp_path / "o"], env=broken, capture_output=True, text=True, timeout=120
@@ -192,9 +202,9 @@ def test_reproducing_an_evaluation_compares_episode_by_episode(capsys, tmp_path)
 
 
 def test_a_recipe_says_how_many_demonstrations_each_task_gets(tmp_path, monkeypatch):
-    from data.reader import Dataset
-    from policy.recipe import debug
-    from scripts.train import ensure_data
+    from tandem.data.reader import Dataset
+    from tandem.policy.recipe import debug
+    from tandem.scripts.train import ensure_data
 
     monkeypatch.chdir(tmp_path)
     recipe = replace(debug(), tasks=("reach", "press_button"), episodes=(1, 2))

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from scripts import compare
+from tandem.scripts import compare
 
 
 def evaluation(folder, outcomes, minutes):
@@ -26,7 +25,7 @@ def test_what_only_one_of_them_ran_is_left_out_of_the_pairs(tmp_path, capsys):
 
 @pytest.mark.parametrize("minutes, ratio", [((10.0, 12.5), 1.25), ((None, 12.5), None)])
 def test_before_and_after_are_published_with_interval_and_times(tmp_path, monkeypatch, minutes, ratio):
-    monkeypatch.setattr("scripts.results._folder", lambda: tmp_path)
+    monkeypatch.setattr("tandem.scripts.results._folder", lambda: tmp_path)
     a = evaluation(tmp_path / "a", [True] * 6 + [False] * 34, minutes[0])
     b = evaluation(tmp_path / "b", [True] * 30 + [False] * 10, minutes[1])
     compare.main(compare.Args(a, b, result="backbone"))

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tandem.data.check import check
+from tandem.data.contract import Contract
+from tandem.data.errors import DataError
+from tandem.data.normalize import Normalizer
+from tandem.data.reader import Dataset
+from tandem.data.stats import column_stats
+from tandem.data.writer import Recorder
 from toy import toy_contract, toy_dataset, toy_frames
-
-from data.check import check
-from data.contract import Contract
-from data.errors import DataError
-from data.normalize import Normalizer
-from data.reader import Dataset
-from data.stats import column_stats
-from data.writer import Recorder
 
 CONTRACT = toy_contract()
 

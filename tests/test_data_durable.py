@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tandem.data.errors import DataError
+from tandem.data.layout import Lock
+from tandem.data.reader import Dataset
+from tandem.data.repair import repair
+from tandem.data.writer import Recorder
 from toy import read_frames, toy_contract, toy_dataset, toy_episode, toy_frames
-
-from data.errors import DataError
-from data.layout import Lock
-from data.reader import Dataset
-from data.repair import repair
-from data.writer import Recorder
 
 CONTRACT = toy_contract()
 
@@ -87,7 +86,7 @@ def test_death_at_every_file_boundary(tmp_path: Path, monkeypatch: pytest.Monkey
 
 CHILD = """
 import sys
-from data.writer import Recorder
+from tandem.data.writer import Recorder
 sys.path.insert(0, sys.argv[2])
 from test_data_durable import episode
 from toy import toy_contract
@@ -230,7 +229,7 @@ def test_meta_must_be_alike_and_plain(tmp_path: Path) -> None:
 
 def test_resuming_a_complete_data_set_writes_nothing(tmp_path: Path) -> None:
     """Caches know a data set by the times of its files."""
-    from scripts import collect
+    from tandem.scripts import collect
 
     args = collect.Args(("reach",), episodes=2, output=tmp_path / "data", workers=1)
     collect.main(args)

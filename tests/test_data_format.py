@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tandem.data.cache import content_digest
+from tandem.data.contract import Contract
+from tandem.data.errors import DataError
+from tandem.data.reader import Dataset
+from tandem.data.writer import Recorder
 from toy import read_frames, toy_contract, toy_dataset, toy_episode, toy_frames
-
-from data.cache import content_digest
-from data.contract import Contract
-from data.errors import DataError
-from data.reader import Dataset
-from data.writer import Recorder
 
 CONTRACT = toy_contract()
 
@@ -161,7 +160,7 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
 
 
 def test_what_names_no_task_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from scripts.__main__ import run
+    from tandem.scripts.__main__ import run
 
     with Recorder(root := tmp_path / "set", CONTRACT) as recorder:
         for frame in toy_frames(CONTRACT, 3, 0):

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tandem.data.bench import loader_rate
+from tandem.data.cache import FrameCache
+from tandem.data.contract import Contract
+from tandem.data.errors import DataError
+from tandem.data.reader import Dataset
+from tandem.data.segments import find_segments
+from tandem.data.windows import Extras, Loader, Sampler, window
+from tandem.data.writer import Recorder
 from toy import read_frames, toy_contract, toy_dataset, toy_frames
-
-from data.bench import loader_rate
-from data.cache import FrameCache
-from data.contract import Contract
-from data.errors import DataError
-from data.reader import Dataset
-from data.segments import find_segments
-from data.windows import Extras, Loader, Sampler, window
-from data.writer import Recorder
 
 
 @pytest.fixture(scope="module")

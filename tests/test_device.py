@@ -6,30 +6,29 @@ from dataclasses import replace
 import pytest
 import torch
 from laws import shaken
+from tandem import envs
+from tandem.backbone.causal_flow import CausalFlow, CausalFlowConfig
+from tandem.backbone.int4 import pack
+from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
+from tandem.backbone.moe import MixtureOfExperts, MoEConfig
+from tandem.backbone.speculate import speculative
+from tandem.policy import train as training
+from tandem.policy.agent import Runtime
+from tandem.policy.agents import AgentSpec, load_agent
+from tandem.policy.bundle import Bundle
+from tandem.policy.device import resolve_device, to_device
+from tandem.policy.ema import averaged
+from tandem.policy.errors import PolicyError
+from tandem.policy.judgement import Judgement, JudgementConfig
+from tandem.policy.learn_act import ActLearner
+from tandem.policy.learn_think import ThinkLearner
+from tandem.policy.memory import Memory
+from tandem.policy.precision import fastest_dtype
+from tandem.policy.rl.recalling import config_of
+from tandem.policy.steering import Steering, SteeringConfig
+from tandem.policy.step import RecordedStep, Step, step_of
 from test_backbone_stack import VARIANTS, tiny
 from torch import Tensor, nn
-
-import envs
-from backbone.causal_flow import CausalFlow, CausalFlowConfig
-from backbone.int4 import pack
-from backbone.language_model import LanguageModel, LanguageModelConfig
-from backbone.moe import MixtureOfExperts, MoEConfig
-from backbone.speculate import speculative
-from policy import train as training
-from policy.agent import Runtime
-from policy.agents import AgentSpec, load_agent
-from policy.bundle import Bundle
-from policy.device import resolve_device, to_device
-from policy.ema import averaged
-from policy.errors import PolicyError
-from policy.judgement import Judgement, JudgementConfig
-from policy.learn_act import ActLearner
-from policy.learn_think import ThinkLearner
-from policy.memory import Memory
-from policy.precision import fastest_dtype
-from policy.rl.recalling import config_of
-from policy.steering import Steering, SteeringConfig
-from policy.step import RecordedStep, Step, step_of
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CUDA = torch.device("cuda")

@@ -11,11 +11,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import envs
-from envs.entities import ENTITIES
-from envs.rewards import tolerance
-from envs.wrappers import StateOnly
+from tandem import envs
+from tandem.envs.entities import ENTITIES
+from tandem.envs.rewards import tolerance
+from tandem.envs.wrappers import StateOnly
 
 TASKS = envs.suite("tabletop")
 

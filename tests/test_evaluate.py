@@ -9,15 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from planner.system2 import Plan
-from policy.agent import Runtime
-from policy.agents import AgentSpec, load_agent
-from policy.errors import PolicyError
-from policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
-from policy.pool import Crash, Pool
-from policy.rollout import Episode, environment, run_episode
-from policy.statistics import Proportion, paired, unpaired
+from tandem.planner.system2 import Plan
+from tandem.policy.agent import Runtime
+from tandem.policy.agents import AgentSpec, load_agent
+from tandem.policy.errors import PolicyError
+from tandem.policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from tandem.policy.pool import Crash, Pool
+from tandem.policy.rollout import Episode, environment, run_episode
+from tandem.policy.statistics import Proportion, paired, unpaired
 
 
 def stable(outcome):

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from planner.trunk import ATTENTION
-from policy import checkpoint
-from policy.errors import PolicyError
-from policy.run import Run
-from policy.train import train
+from tandem.planner.trunk import ATTENTION
+from tandem.policy import checkpoint
+from tandem.policy.errors import PolicyError
+from tandem.policy.run import Run
+from tandem.policy.train import train
 
 
 def weights(folder):

@@ -11,13 +11,12 @@ import multiprocessing
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-
-import envs
-from data.check import check
-from data.contract import Contract
-from data.reader import Dataset
-from envs.metaworld.tasks import MT10, MT50, TIERS
-from scripts.__main__ import run as tandem
+from tandem import envs
+from tandem.data.check import check
+from tandem.data.contract import Contract
+from tandem.data.reader import Dataset
+from tandem.envs.metaworld.tasks import MT10, MT50, TIERS
+from tandem.scripts.__main__ import run as tandem
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
 ALL = envs.suite("metaworld-mt50")

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-
-from policy import checkpoint
-from policy.bundle import Bundle
+from tandem.policy import checkpoint
+from tandem.policy.bundle import Bundle
 
 MODELS = sorted(path for path in (Path(__file__).parents[1] / "models").iterdir())
 

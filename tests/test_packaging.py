@@ -1,14 +1,14 @@
 """Who may import whom, what the wheel holds, and what the command line promises."""
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-
-from scripts.__main__ import VERBS
+from tandem.scripts.__main__ import VERBS
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
@@ -22,11 +22,13 @@ ALLOWED = {
 
 
 def imports(file):
+    """Folders of ours that `file` imports."""
+    inside = file.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module.split(".")[0]
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = inside[: len(inside) - node.level + 1]
+            names = [(*base, *(node.module or "").split(".")), *((*base, alias.name) for alias in node.names)]
+            yield from (parts[0] for parts in names if parts and parts[0] in ALLOWED)
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -36,15 +38,36 @@ def test_import_table(package):
         assert not foreign, f"{file.relative_to(ROOT)} imports {foreign}"
 
 
+def test_inside_the_package_imports_of_ours_are_relative():
+    for file in (file for package in ALLOWED for file in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not {name.split(".")[0] for name in names} & {"tandem", *ALLOWED}, file
+
+
+@pytest.mark.parametrize("kind", ["folder", "package"])
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_users_own_folder_of_the_same_name_is_his(name, kind, tmp_path):
+    (tmp_path / name).mkdir()
+    if kind == "package":
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "mine.py").write_text("from tandem import envs\nenvs.register('mine')(envs.TASKS['reach'])\n")
+    arguments = ["-m", "tandem.scripts", "collect", "--tasks", "mine", "--dry-run"]
+    mine = os.environ | {"TANDEM_TASKS": "mine", "PYTHONPATH": "."}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=tmp_path, env=mine)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_package_folder_is_listed():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {".".join(f.parent.relative_to(ROOT).parts) for p in ALLOWED for f in (ROOT / p).rglob("__init__.py")}
-    assert folders == listed
+    files = [f for p in ALLOWED for f in (ROOT / p).rglob("__init__.py")]
+    assert {"tandem", *(".".join(("tandem", *f.parent.relative_to(ROOT).parts)) for f in files)} == listed
 
 
 def tandem(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "scripts", *arguments], capture_output=True, text=True, cwd=ROOT, **options
+        [sys.executable, "-m", "tandem.scripts", *arguments], capture_output=True, text=True, cwd=ROOT, **options
     )
 
 

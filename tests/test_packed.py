@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-
-from policy import checkpoint
-from policy.bundle import Bundle
-from policy.checkpoint import PRETRAINED
-from policy.packed import SCALE, pack, unpack
-from scripts import export
-from scripts.errors import UserError
+from tandem.policy import checkpoint
+from tandem.policy.bundle import Bundle
+from tandem.policy.checkpoint import PRETRAINED
+from tandem.policy.packed import SCALE, pack, unpack
+from tandem.scripts import export
+from tandem.scripts.errors import UserError
 
 
 def size(folder):

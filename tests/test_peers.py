@@ -10,22 +10,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tandem.data.reader import Dataset
+from tandem.policy.recipe import preset
+from tandem.scripts.errors import UserError
+from tandem.scripts.peers.__main__ import Args, lasting
+from tandem.scripts.peers.agent import LeRobotAgent
+from tandem.scripts.peers.dataset import CODE, kept, peers_copy, task_code, task_words
+from tandem.scripts.peers.launch import Ran, environment, run
+from tandem.scripts.peers.stages import STAGES as WORKS
+from tandem.scripts.peers.stages import VENV, Plan, complete
+from tandem.scripts.peers.systems import PEERS, train_command
+from tandem.scripts.peers.table import metrics
+from tandem.scripts.peers.tandem import scaled
+from tandem.scripts.peers.train import Budget, affordable, step_seconds
+from tandem.scripts.settings import same_settings
 from toy import toy_dataset
-
-from data.reader import Dataset
-from policy.recipe import preset
-from scripts.errors import UserError
-from scripts.peers.__main__ import Args, lasting
-from scripts.peers.agent import LeRobotAgent
-from scripts.peers.dataset import CODE, kept, peers_copy, task_code, task_words
-from scripts.peers.launch import Ran, environment, run
-from scripts.peers.stages import STAGES as WORKS
-from scripts.peers.stages import VENV, Plan, complete
-from scripts.peers.systems import PEERS, train_command
-from scripts.peers.table import metrics
-from scripts.peers.tandem import scaled
-from scripts.peers.train import Budget, affordable, step_seconds
-from scripts.settings import same_settings
 
 HIDDEN = ("environment_state", "keypoints", "subtask", "referents", "perturbed", "next.")
 LOG = """INFO 2026-11-25 08:39:47 ot_train.py:435 step:1 smpl:2 epch:0.02 loss:75.1 lr:1.0e-04 updt_s:5.000 data_s:1.000
@@ -199,8 +198,8 @@ import sys, json
 from pathlib import Path
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.utils import dataset_to_policy_features
-from scripts.peers.smolvlm import build
-from scripts.settings import same_settings
+from tandem.scripts.peers.smolvlm import build
+from tandem.scripts.settings import same_settings
 data = LeRobotDataset("tandem/peers", root=sys.argv[1])
 features = {key: value.type.value for key, value in dataset_to_policy_features(data.meta.features).items()}
 build(list(data.meta.tasks.index), Path(sys.argv[2]))

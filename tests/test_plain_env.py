@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-
-import envs
-from policy import checkpoint
-from scripts.__main__ import run as tandem
+from tandem import envs
+from tandem.policy import checkpoint
+from tandem.scripts.__main__ import run as tandem
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("gymnasium_robotics") is None, reason="gymnasium-robotics is not installed"
@@ -108,8 +107,8 @@ def record_train_evaluate_and_watch(task, folder):
 
 
 def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeypatch):
-    from policy import evaluate, rollout
-    from scripts import collect as collecting
+    from tandem.policy import evaluate, rollout
+    from tandem.scripts import collect as collecting
 
     class Here:
         """In place of `policy.pool.Pool`: a task that only this process knows needs this process."""
@@ -145,14 +144,14 @@ def test_a_task_of_gymnasium_robotics_is_recorded_trained_on_evaluated_and_watch
 def test_the_command_line_and_its_workers_know_tasks_of_other_modules(tmp_path):
     """Recorded by spawned workers, and what is trained on it says which tasks it is for, whatever the preset."""
     (tmp_path / "mine.py").write_text(
-        "import envs\nfrom test_plain_env import TASK\nenvs.register('test-mine')(TASK)\n"
+        "from tandem import envs\nfrom test_plain_env import TASK\nenvs.register('test-mine')(TASK)\n"
     )
     here = Path(__file__).parent
     paths = os.pathsep.join(map(str, (tmp_path, here, here.parent)))
 
     def command(*arguments, modules="mine"):
         environment = os.environ | {"TANDEM_TASKS": modules, "PYTHONPATH": paths}
-        line = [sys.executable, "-m", "scripts", *arguments]
+        line = [sys.executable, "-m", "tandem.scripts", *arguments]
         return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
     done = command("collect", "--tasks", "test-mine", "--episodes", "2", "--output", "data")

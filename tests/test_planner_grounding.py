@@ -1,9 +1,8 @@
 """Laws of grounding: the tokens are the attended slots, and the attention learns which word names which slot."""
 
 import torch
+from tandem.planner.grounding import REFERENTS, Grounding, GroundingConfig, grounding_loss
 from torch import Tensor
-
-from planner.grounding import REFERENTS, Grounding, GroundingConfig, grounding_loss
 
 CFG = GroundingConfig(width=24, words=12, instruction_length=4, cameras=2, keypoints=5, key_width=8)
 

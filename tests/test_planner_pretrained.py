@@ -11,9 +11,9 @@ from torch import Tensor
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from planner.chat import IGNORED, Chat, message  # noqa: E402
-from planner.hub import PretrainedError, add_lora, linear_layers  # noqa: E402
-from planner.pretrained import PretrainedPlanner, PretrainedPlannerConfig  # noqa: E402
+from tandem.planner.chat import IGNORED, Chat, message  # noqa: E402
+from tandem.planner.hub import PretrainedError, add_lora, linear_layers  # noqa: E402
+from tandem.planner.pretrained import PretrainedPlanner, PretrainedPlannerConfig  # noqa: E402
 
 TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

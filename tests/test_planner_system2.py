@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tandem.planner.system2 import System2, System2Config, with_eos
+from tandem.planner.tokenizer import BOS, EOS, PAD
+from tandem.planner.trunk import ATTENTION, Trunk
 from torch import Tensor
-
-from planner.system2 import System2, System2Config, with_eos
-from planner.tokenizer import BOS, EOS, PAD
-from planner.trunk import ATTENTION, Trunk
 
 PLAIN = replace(ATTENTION, pattern="gated gated")
 CFG = System2Config(
@@ -105,7 +104,7 @@ def test_previous_words_are_kept_exactly_where_decoding_would_say_them(trunk: st
     for name in ("_greedy", "_finish"):
         original = getattr(model, name)
         monkeypatch.setattr(model, name, lambda *a, name=name, do=original: asked.append(name) or do(*a))
-    monkeypatch.setattr("planner.system2.say", lambda planner, real, cache: planner._greedy(real, cache))
+    monkeypatch.setattr("tandem.planner.system2.say", lambda planner, real, cache: planner._greedy(real, cache))
     kept = 0
     for i in range(B):
         instruction, previous, *rest = (x[i : i + 1] for x in inputs(batch))

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from planner.tokenizer import EOS, PAD, SPECIAL, UNK, WordTokenizer
+from tandem.planner.tokenizer import EOS, PAD, SPECIAL, UNK, WordTokenizer
 
 TEXTS = ["Reach the red cube.", "put the blue ball in the bowl", "open the drawer", "red, then blue"]
 

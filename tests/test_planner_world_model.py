@@ -5,11 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from tandem.planner.image_decoder import ImageDecoder, ImageDecoderConfig
+from tandem.planner.search import rank
+from tandem.planner.world_model import Forecast, WorldModel, WorldModelConfig
 from torch import Tensor
-
-from planner.image_decoder import ImageDecoder, ImageDecoderConfig
-from planner.search import rank
-from planner.world_model import Forecast, WorldModel, WorldModelConfig
 
 CFG = WorldModelConfig(
     width=32, action_dim=2, chunk=8, scene_tokens=5, goal_tokens=2, heads=4, pattern="gated", ensemble=3

@@ -11,14 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from planner.grounding import Grounding, GroundingConfig, grounding_loss
-from policy import checkpoint
-from policy.controller import Controller, ControllerConfig, draw_mask
-from policy.ema import averaged
-from policy.errors import PolicyError
-from policy.limiter import ActionLimiter
-from policy.scene_encoder import SceneEncoder, SceneEncoderConfig, bilinear, pixel_grid
+from tandem.planner.grounding import Grounding, GroundingConfig, grounding_loss
+from tandem.policy import checkpoint
+from tandem.policy.controller import Controller, ControllerConfig, draw_mask
+from tandem.policy.ema import averaged
+from tandem.policy.errors import PolicyError
+from tandem.policy.limiter import ActionLimiter
+from tandem.policy.scene_encoder import SceneEncoder, SceneEncoderConfig, bilinear, pixel_grid
 
 CFG = ControllerConfig(width=32, action_dim=3, chunk=8, words=10, instruction_length=4, heads=2, layers=2, draws=2)
 
@@ -43,7 +42,7 @@ def test_encoder_finds_a_dot_after_a_few_steps():
     cfg = SceneEncoderConfig(
         ("front",), image_size=32, state_dim=2, width=32, keypoints=2, entities=1, trunk_channels=32
     )
-    from policy.scene_encoder import keypoint_loss
+    from tandem.policy.scene_encoder import keypoint_loss
 
     encoder = SceneEncoder(cfg)
     optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
@@ -135,10 +134,10 @@ def test_flow_loss_overfits_one_batch_and_masked_steps_do_not_matter():
 
 
 def test_what_is_only_watched_teaches_the_eyes_and_nothing_else(tmp_path):
-    from data.cache import FrameCache
-    from data.windows import window
-    from policy.learn_act import frames_to_learn, is_watched
-    from scripts import collect
+    from tandem.data.cache import FrameCache
+    from tandem.data.windows import window
+    from tandem.policy.learn_act import frames_to_learn, is_watched
+    from tandem.scripts import collect
 
     shown, watched = tmp_path / "shown", tmp_path / "watched"
     collect.main(collect.Args(("reach",), episodes=1, output=shown, workers=1))
@@ -222,7 +221,7 @@ def test_a_save_that_is_killed_leaves_the_last_checkpoint(tmp_path):
     checkpoint.save(tmp_path, 1, FILES)
     script = textwrap.dedent(f"""
         import os, torch
-        from policy import checkpoint
+        from tandem.policy import checkpoint
         steps = []
         def die(fd):
             steps.append(fd)

@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
-
-import envs
-from scripts.published import parameters, published, tiers, variant
+from tandem import envs
+from tandem.scripts.published import parameters, published, tiers, variant
 
 
 def table(success, n=10):

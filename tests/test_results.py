@@ -5,12 +5,11 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-
-from scripts.errors import UserError
-from scripts.manifest import code_version
-from scripts.plot import curves, linear, logarithmic
-from scripts.results import add_to_result, fill, write_result
-from scripts.tables import render
+from tandem.scripts.errors import UserError
+from tandem.scripts.manifest import code_version
+from tandem.scripts.plot import curves, linear, logarithmic
+from tandem.scripts.results import add_to_result, fill, write_result
+from tandem.scripts.tables import render
 
 MADE = {"code": "abc", "processor": "cpu", "cores": 2}
 

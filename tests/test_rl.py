@@ -9,18 +9,17 @@ import time
 import numpy as np
 import pytest
 import torch
-
-from policy import checkpoint
-from policy.agent import Runtime, TandemAgent
-from policy.agents import AgentSpec
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.rl.experience import Experience
-from policy.rl.noise_env import HOLD, NoiseEnv
-from policy.rl.progress import CLOCK
-from policy.rl.rollouts import Job, roll_out
-from policy.rollout import noise_seed
-from policy.steering import BOUND, spread
+from tandem.policy import checkpoint
+from tandem.policy.agent import Runtime, TandemAgent
+from tandem.policy.agents import AgentSpec
+from tandem.policy.bundle import Bundle
+from tandem.policy.errors import PolicyError
+from tandem.policy.rl.experience import Experience
+from tandem.policy.rl.noise_env import HOLD, NoiseEnv
+from tandem.policy.rl.progress import CLOCK
+from tandem.policy.rl.rollouts import Job, roll_out
+from tandem.policy.rollout import noise_seed
+from tandem.policy.steering import BOUND, spread
 
 
 def arrays(value=0.0, rows=3):
@@ -74,8 +73,8 @@ def test_a_damaged_file_is_one_line_and_strangers_are_left_alone(tmp_path):
 
 
 def test_steps_that_were_counted_stay_counted_though_the_newest_file_is_lost(trained, tmp_path):
-    from policy.rl.progress import Learning, Limits
-    from policy.run import Run
+    from tandem.policy.rl.progress import Learning, Limits
+    from tandem.policy.run import Run
 
     def begin():
         experience = Experience.open(tmp_path / "run" / "experience")
@@ -116,7 +115,7 @@ def test_noise_env_is_an_environment_and_a_function_of_its_seed(trained):
 
 def command(trained, output, *more):
     flags = ["--checkpoint", str(trained), "--tasks", "reach", "--output", str(output), "--minutes", "10", *more]
-    return [sys.executable, "-m", "scripts", "rl", *flags]
+    return [sys.executable, "-m", "tandem.scripts", "rl", *flags]
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_path):
@@ -151,10 +150,9 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
 
 
 def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path, monkeypatch):
+    import tandem.policy.rl.dsrl as module
     import tyro
-
-    import policy.rl.dsrl as module
-    from scripts import rl
+    from tandem.scripts import rl
 
     kept, build = [], module._model
     monkeypatch.setattr(module, "_model", lambda *given: kept.append(build(*given)) or kept[-1])
@@ -207,8 +205,7 @@ def broken(trained, tmp_path):
 
 def test_actions_that_are_not_finite_stop_learning_with_one_line(broken, tmp_path):
     import tyro
-
-    from scripts import rl
+    from tandem.scripts import rl
 
     with pytest.raises(PolicyError, match="reach at seed 3: .* not finite"):
         roll_out(Job(spec(broken), "reach", 3))
@@ -218,10 +215,9 @@ def test_actions_that_are_not_finite_stop_learning_with_one_line(broken, tmp_pat
 
 
 def test_a_learner_that_is_not_finite_stops_with_one_line(trained, tmp_path, monkeypatch):
+    import tandem.policy.rl.dsrl as module
     import tyro
-
-    import policy.rl.dsrl as module
-    from scripts import rl
+    from tandem.scripts import rl
 
     def poisoned(*given):
         model = build(*given)
@@ -251,11 +247,10 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
     from dataclasses import replace
 
     import tyro
-
-    from data.cache import FrameCache
-    from data.errors import DataError
-    from scripts import rl
-    from scripts.errors import UserError
+    from tandem.data.cache import FrameCache
+    from tandem.data.errors import DataError
+    from tandem.scripts import rl
+    from tandem.scripts.errors import UserError
 
     def other(cache):
         features = {key: f for key, f in cache.contract.features.items() if not key.endswith("wrist")}
@@ -304,10 +299,10 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
 
 
 def test_methods_say_what_a_task_lacks(monkeypatch):
-    import envs
-    from envs.task_env import TaskEnv
-    from scripts import rl
-    from scripts.errors import UserError
+    from tandem import envs
+    from tandem.envs.task_env import TaskEnv
+    from tandem.scripts import rl
+    from tandem.scripts.errors import UserError
 
     rl._dense("reach")
     rl._expert("reach")
@@ -324,8 +319,7 @@ def test_a_process_that_dies_is_one_line_and_takes_the_others_with_it():
     from functools import partial
 
     import gymnasium
-
-    from policy.rl.vector import in_processes
+    from tandem.policy.rl.vector import in_processes
 
     alive = partial(gymnasium.make, "CartPole-v1")
     with pytest.raises(PolicyError, match="process died"), in_processes([alive, partial(os._exit, 1)]):
@@ -344,8 +338,8 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     """Exported, a choice lasts as long as it did while learning: the same layout ends the same."""
     from dataclasses import replace
 
-    from policy.rollout import Episode, run_episode
-    from policy.steering import Steering, SteeringConfig
+    from tandem.policy.rollout import Episode, run_episode
+    from tandem.policy.steering import Steering, SteeringConfig
 
     env = NoiseEnv(spec(trained), ("reach",), first_seed=11)
     features, _ = env.reset()
@@ -367,7 +361,7 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
 
 
 def test_without_noise_a_sight_has_one_chunk(trained):
-    import envs
+    from tandem import envs
 
     bundle = Bundle.load(trained)
     env = envs.make("reach", bundle.config.sizes.image_size)
@@ -396,11 +390,10 @@ def test_steered_noise_is_bounded_and_one_for_all_steps():
 
 
 def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
+    import tandem.policy.rl.dsrl as module
     import tyro
-
-    import policy.rl.dsrl as module
-    from policy.rl.progress import Learning
-    from scripts import rl
+    from tandem.policy.rl.progress import Learning
+    from tandem.scripts import rl
 
     original = module.DSRL
     monkeypatch.setattr(module, "DSRL", lambda: original(warm_up=4, batch=16, hidden=(8,)))
@@ -427,7 +420,7 @@ def test_a_layout_is_met_with_several_noises(trained):
 
 
 def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
-    from policy.standardise import COMPONENTS, LIMIT, Standardise
+    from tandem.policy.standardise import COMPONENTS, LIMIT, Standardise
 
     torch.manual_seed(0)
     few = torch.randn(500, 3)
@@ -445,7 +438,7 @@ def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
 
 
 def test_returns_and_values_say_how_far_success_is():
-    from policy.rl.value import Value, ValueConfig, fit_value, returns_of, two_hot
+    from tandem.policy.rl.value import Value, ValueConfig, fit_value, returns_of, two_hot
 
     steps, length = torch.tensor([0, 5, 9, 3]), torch.full((4,), 10)
     returns = returns_of(steps, length, torch.tensor([True, True, True, False]), torch.full((4,), 20))
@@ -461,7 +454,7 @@ def test_returns_and_values_say_how_far_success_is():
 
 
 def test_nobody_values_an_episode_that_they_learned_from():
-    from policy.rl.value import held_out_values
+    from tandem.policy.rl.value import held_out_values
 
     torch.manual_seed(0)
     episode = torch.arange(40).repeat_interleave(5)
@@ -473,7 +466,7 @@ def test_nobody_values_an_episode_that_they_learned_from():
 
 
 def own_samples(step, length, success, episode, expert):
-    from policy.rl.samples import Samples
+    from tandem.policy.rl.samples import Samples
 
     F = len(step)
     t = torch.tensor
@@ -486,7 +479,7 @@ def own_samples(step, length, success, episode, expert):
 
 
 def test_advantages_judge_what_the_next_steps_changed():
-    from policy.rl.judging import advantages
+    from tandem.policy.rl.judging import advantages
 
     # episode 0 succeeds after 10 steps; 1 fails after 8
     samples = own_samples([0, 4, 8, 0, 4], [10] * 3 + [8] * 2, [True] * 3 + [False] * 2, [0, 0, 0, 1, 1], [False] * 5)
@@ -501,7 +494,7 @@ def test_advantages_judge_what_the_next_steps_changed():
 
 
 def test_no_layout_is_met_twice_and_none_is_left_out(tmp_path):
-    from policy.rl.layouts import training_seed, unmet
+    from tandem.policy.rl.layouts import training_seed, unmet
 
     experience, first = Experience.open(tmp_path, limit=15_000), training_seed(1)
 
@@ -528,9 +521,9 @@ def test_no_layout_is_met_twice_and_none_is_left_out(tmp_path):
 
 
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
-    from policy.judgement import BAD, GOOD, UNKNOWN
-    from policy.rl.judging import Judging, judge
-    from policy.rl.lesson import ADVICE, CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
+    from tandem.policy.judgement import BAD, GOOD, UNKNOWN
+    from tandem.policy.rl.judging import Judging, judge
+    from tandem.policy.rl.lesson import ADVICE, CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
 
     # 0 succeeds, 1 fails; in 2 and 3 an expert acts from the second look on, and fails in 3; 4 is over before it could
     episode = [i for i in range(5) for _ in range(4)]
@@ -552,9 +545,9 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
 
 
 def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
-    import envs
-    from policy.rl.rollouts import horizon
-    from policy.rl.samples import of_trajectory
+    from tandem import envs
+    from tandem.policy.rl.rollouts import horizon
+    from tandem.policy.rl.samples import of_trajectory
 
     ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.9))
     look, expert = ran.arrays["look"], ran.arrays["expert"]
@@ -572,9 +565,9 @@ def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
 def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
     from dataclasses import replace
 
-    from policy.judgement import Judgement, JudgementConfig
-    from scripts.errors import UserError
-    from scripts.rl import _stackable
+    from tandem.policy.judgement import Judgement, JudgementConfig
+    from tandem.scripts.errors import UserError
+    from tandem.scripts.rl import _stackable
 
     bundle = Bundle.load(trained)
     told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width)))
@@ -586,7 +579,7 @@ def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
 
 
 def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
-    from policy.judgement import GOOD, UNKNOWN, Judgement, JudgementConfig
+    from tandem.policy.judgement import GOOD, UNKNOWN, Judgement, JudgementConfig
 
     model = Bundle.load(trained).model
     D, cfg = model.encoder.cfg.width, model.controller.cfg
@@ -612,9 +605,9 @@ def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
 def test_a_first_look_is_remembered_as_it_is_seen(trained):
     from dataclasses import replace
 
-    import envs
-    from policy.memory import Memory
-    from policy.rl.recalling import config_of
+    from tandem import envs
+    from tandem.policy.memory import Memory
+    from tandem.policy.rl.recalling import config_of
 
     bundle = Bundle.load(trained)
     env = envs.make("reach", bundle.sizes.image_size)
@@ -637,9 +630,9 @@ def test_a_first_look_is_remembered_as_it_is_seen(trained):
 def test_after_recap_a_policy_acts_with_less_noise_than_it_practises_with(trained):
     from dataclasses import replace
 
-    from policy.judgement import Judgement, JudgementConfig
-    from policy.rl.lesson import Lesson
-    from policy.steering import Steering, SteeringConfig
+    from tandem.policy.judgement import Judgement, JudgementConfig
+    from tandem.policy.rl.lesson import Lesson
+    from tandem.policy.steering import Steering, SteeringConfig
 
     bundle = Bundle.load(trained)
     told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width, noise=0.25)))
@@ -666,13 +659,12 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     base = ["--checkpoint", str(trained), "--output", str(output), "--workers", "1"]
     from dataclasses import replace
 
+    import tandem.policy.rl.recap as module
     import tyro
-
-    import policy.rl.recap as module
-    from policy.recipe import Stage
-    from policy.rl.judging import Judging
-    from policy.rl.lesson import Lesson
-    from scripts import rl
+    from tandem.policy.recipe import Stage
+    from tandem.policy.rl.judging import Judging
+    from tandem.policy.rl.lesson import Lesson
+    from tandem.scripts import rl
 
     lesson = Lesson(stage=Stage(steps=3, batch=8, warmup=1))
     quick = {"episodes": 2, "each": 1, "judging": Judging(value_steps=20), "lesson": lesson}
@@ -699,14 +691,13 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
 def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_ends(
     trained, demonstrations, tmp_path, monkeypatch
 ):
+    import tandem.policy.rl.recap as module
     import tyro
-
-    import policy.rl.recap as module
-    from policy.pool import Crash, Pool
-    from policy.recipe import Stage
-    from policy.rl.judging import Judging
-    from policy.rl.lesson import Lesson
-    from scripts import rl
+    from tandem.policy.pool import Crash, Pool
+    from tandem.policy.recipe import Stage
+    from tandem.policy.rl.judging import Judging
+    from tandem.policy.rl.lesson import Lesson
+    from tandem.scripts import rl
 
     def run(pool, jobs):
         """The first layout breaks always."""
@@ -736,7 +727,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
 
 
 def test_what_is_chosen_is_as_likely_as_its_gaussian_and_without_it_the_flow_is_as_it_was(trained):
-    from policy.rl.exploration import NOISY, RANGE, Explorer, explore, log_likelihood, step
+    from tandem.policy.rl.exploration import NOISY, RANGE, Explorer, explore, log_likelihood, step
 
     bundle = Bundle.load(trained)
     controller = bundle.model.controller
@@ -768,7 +759,7 @@ def test_what_is_chosen_is_as_likely_as_its_gaussian_and_without_it_the_flow_is_
 def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_missed():
     from types import SimpleNamespace
 
-    from policy.rl.advantages import estimate, group_advantages, progress, returns, rewards
+    from tandem.policy.rl.advantages import estimate, group_advantages, progress, returns, rewards
 
     arrays = {"reward": np.linspace(0.1, 0.9, 9, dtype=np.float32), "look": np.array([0, 4, 8])}
     for success in (False, True):
@@ -790,11 +781,10 @@ def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_mi
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_policy_gradients_change_the_summary_alone_and_go_on(trained, tmp_path, monkeypatch, method):
+    import tandem.policy.rl.flow_policy_gradient as module
     import tyro
-
-    import policy.rl.flow_policy_gradient as module
-    from policy.rl import baselines
-    from scripts import rl
+    from tandem.policy.rl import baselines
+    from tandem.scripts import rl
 
     quick = {"episodes": 2, "epochs": 1, "learning_rate": 1e-2, "kl": 1e9}
     quick["baseline"] = {"ppo": baselines.Value(updates=5), "grpo": baselines.Group(draws=2)}[method]
@@ -819,8 +809,8 @@ def likelier(run, method, success):
     """By how much an update makes what two episodes of one layout did likelier, told which of them succeeded."""
     from dataclasses import replace
 
-    import policy.rl.flow_policy_gradient as module
-    from policy.rl.baselines import Group, Value
+    import tandem.policy.rl.flow_policy_gradient as module
+    from tandem.policy.rl.baselines import Group, Value
 
     rollouts = [roll_out(Job(spec(run), "reach", 0, draw=draw, explore=True)) for draw in range(2)]
     rollouts = [replace(rollout, success=won) for rollout, won in zip(rollouts, success, strict=True)]
@@ -846,7 +836,7 @@ def likelier(run, method, success):
 def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
     from types import SimpleNamespace
 
-    from policy.rl.flow_policy_gradient import FlowPolicyGradient, _rate
+    from tandem.policy.rl.flow_policy_gradient import FlowPolicyGradient, _rate
 
     settings = FlowPolicyGradient()
     ended = [[SimpleNamespace(success=i < won) for i in range(20)] for won in (0, 10, 15, 18, 20)]
@@ -858,7 +848,7 @@ def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
 def test_a_policy_that_gets_worse_is_told_from_luck():
     from types import SimpleNamespace
 
-    from policy.rl.decline import by_layout, declined
+    from tandem.policy.rl.decline import by_layout, declined
 
     def shares(won, of):
         return [1.0] * won + [0.0] * (of - won)
@@ -875,7 +865,7 @@ def test_a_policy_that_gets_worse_is_told_from_luck():
 def test_practice_waits_three_times_as_long_as_successes_take(trained):
     from types import SimpleNamespace
 
-    from policy.rl.patience import patience
+    from tandem.policy.rl.patience import patience
 
     took = [("slow", True, steps) for steps in (50, 60, 70, 80, 500)] + [("slow", False, 500)] * 5
     took += [("rare", True, 10)] * 4
@@ -886,11 +876,10 @@ def test_practice_waits_three_times_as_long_as_successes_take(trained):
 
 
 def test_a_policy_gradient_that_makes_the_policy_worse_leaves_it_as_it_was(trained, tmp_path, monkeypatch, capsys):
+    import tandem.policy.rl.flow_policy_gradient as module
     import tyro
-
-    import policy.rl.flow_policy_gradient as module
-    from policy import checkpoint
-    from scripts import rl
+    from tandem.policy import checkpoint
+    from tandem.scripts import rl
 
     original, rounds = module.FlowPolicyGradient, []
     quick = {"episodes": 1, "epochs": 1, "learning_rate": 1e-2, "kl": 1e9}
@@ -906,7 +895,7 @@ def test_a_policy_gradient_that_makes_the_policy_worse_leaves_it_as_it_was(train
 
 
 def test_every_look_explores_with_other_numbers():
-    from policy.rl.rollouts import _noise
+    from tandem.policy.rl.rollouts import _noise
 
     job = Job(AgentSpec("checkpoint", ""), "reach", 0)
     seeds = {_noise(job, looks).initial_seed() for looks in range(1, 20)}
@@ -915,10 +904,9 @@ def test_every_look_explores_with_other_numbers():
 
 def test_a_reward_that_is_not_finite_stops_learning_with_one_line(trained, tmp_path, monkeypatch):
     import tyro
-
-    from envs.tabletop import TabletopEnv
-    from policy.pool import Pool
-    from scripts import rl
+    from tandem.envs.tabletop import TabletopEnv
+    from tandem.policy.pool import Pool
+    from tandem.scripts import rl
 
     original = TabletopEnv.step
     monkeypatch.setattr(TabletopEnv, "step", lambda env, action: (r := original(env, action))[:1] + (np.nan,) + r[2:])
@@ -930,10 +918,9 @@ def test_a_reward_that_is_not_finite_stops_learning_with_one_line(trained, tmp_p
 
 
 def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
+    import tandem.policy.rl.flow_policy_gradient as module
     import tyro
-
-    import policy.rl.flow_policy_gradient as module
-    from scripts import rl
+    from tandem.scripts import rl
 
     def killed(*_):
         raise RuntimeError("killed")
@@ -950,12 +937,11 @@ def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
 def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
     from contextlib import nullcontext
 
+    import tandem.policy.rl.scratch as module
     from stable_baselines3.common.vec_env import DummyVecEnv
-
-    import policy.rl.scratch as module
-    from policy.rl.layouts import training_seed
-    from policy.rl.progress import Limits, Practice
-    from policy.run import Run
+    from tandem.policy.rl.layouts import training_seed
+    from tandem.policy.rl.progress import Limits, Practice
+    from tandem.policy.run import Run
 
     made = []
     monkeypatch.setattr(module, "in_processes", lambda makers: nullcontext(made.append(DummyVecEnv(makers)) or made[0]))
@@ -968,9 +954,8 @@ def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypa
     import json
 
     import tyro
-
-    from policy.rl import progress
-    from scripts import rl
+    from tandem.policy.rl import progress
+    from tandem.scripts import rl
 
     monkeypatch.setattr(progress, "REPORT", 1)
     flags = ["--method", "scratch", "--tasks", "reach", "--output", str(tmp_path / "run"), "--workers", "1"]
@@ -983,11 +968,10 @@ def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypa
 def test_scratch_stops_at_numbers_that_are_not_finite_and_stopped_is_not_done(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
+    import tandem.policy.rl.scratch as module
     import tyro
-
-    import policy.rl.scratch as module
-    from policy.rl.progress import Limits, Practice
-    from scripts import rl
+    from tandem.policy.rl.progress import Limits, Practice
+    from tandem.scripts import rl
 
     practice = Practice(run=SimpleNamespace(stop_requested=False), limits=Limits(100, 1.0))
     fine = {"rewards": np.zeros(1), "new_obs": np.zeros((1, 3)), "infos": [{}], "dones": [False]}

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from backbone.moe import MixtureOfExperts, MoEConfig, expert_loads
-from data.errors import DataError
-from data.windows import Sampler
-from policy import checkpoint
-from policy import train as training
-from policy.errors import PolicyError
-from policy.team import ALONE, Team, recruit
+from tandem.backbone.moe import MixtureOfExperts, MoEConfig, expert_loads
+from tandem.data.errors import DataError
+from tandem.data.windows import Sampler
+from tandem.policy import checkpoint
+from tandem.policy import train as training
+from tandem.policy.errors import PolicyError
+from tandem.policy.team import ALONE, Team, recruit
 
 
 def weights(output, name="training_state"):

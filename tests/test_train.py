@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from data.errors import DataError
-from policy import checkpoint, fit
-from policy import train as training
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.learn_think import ThinkLearner, _succeeds_within
-from policy.run import Run
-from scripts import train as command
+from tandem.data.errors import DataError
+from tandem.policy import checkpoint, fit
+from tandem.policy import train as training
+from tandem.policy.bundle import Bundle
+from tandem.policy.errors import PolicyError
+from tandem.policy.learn_think import ThinkLearner, _succeeds_within
+from tandem.policy.run import Run
+from tandem.scripts import train as command
 
 
 def weights(output, name="pretrained_model"):
@@ -69,7 +68,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 def test_numbers_that_are_not_finite_stop_training_with_the_frames_named(frames, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "MAX_SKIPPED", 1)
-    from policy.learn_act import ActLearner
+    from tandem.policy.learn_act import ActLearner
 
     original = ActLearner.losses
 
@@ -95,9 +94,9 @@ def test_the_flow_loss_does_not_reach_the_planner(frames, recipe, trained):
 
 
 def test_a_checkpoint_of_another_contract_is_refused_before_weights_are_read(trained, monkeypatch):
-    import envs
-    from data.contract import Contract
-    from data.errors import DataError
+    from tandem import envs
+    from tandem.data.contract import Contract
+    from tandem.data.errors import DataError
 
     monkeypatch.setattr(checkpoint, "read_tensors", lambda *a: pytest.fail("weights were read"))
     fields = envs.contract_fields(image_size=64)

@@ -14,9 +14,8 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-
-from policy.agent import Runtime
-from scripts import watch
+from tandem.policy.agent import Runtime
+from tandem.scripts import watch
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from data.contract import Contract
-from data.encode import EncodedEpisode, EpisodeEncoder, Meta
-from data.reader import Dataset
-from data.writer import Recorder
+from tandem.data.contract import Contract
+from tandem.data.encode import EncodedEpisode, EpisodeEncoder, Meta
+from tandem.data.reader import Dataset
+from tandem.data.writer import Recorder
 
 SUBTASKS = ("approach", "grasp", "lift")
 

@@ -7,10 +7,10 @@ metaworld-mt10 and metaworld-mt50, and MT50's tiers metaworld-easy, -medium, -ha
 from dataclasses import dataclass
 from typing import Any
 
-from envs.metaworld.tasks import MT10, MT50, TIERS
-from envs.optional import require
-from envs.registry import SUITES, register
-from envs.task_env import TaskEnv
+from ..optional import require
+from ..registry import SUITES, register
+from ..task_env import TaskEnv
+from .tasks import MT10, MT50, TIERS
 
 # Without its dependencies: it asks for one old MuJoCo, and runs on new ones (envs/metaworld/env.py).
 INSTALL = "pip install 'tandem-vla[metaworld]' && pip install --no-deps metaworld==3.1.1"
@@ -25,13 +25,13 @@ class MetaWorldTask:
 
     def make(self, name: str, **options: Any) -> TaskEnv:
         require("metaworld", name, INSTALL)
-        from envs.metaworld.env import MetaWorldEnv
+        from .env import MetaWorldEnv
 
         return MetaWorldEnv(name, self.title, self.words, **options)
 
     def contract_fields(self, image_size: int = 128) -> dict[str, Any]:
         require("metaworld", f"metaworld-{self.title.removesuffix('-v3')}", INSTALL)
-        from envs.metaworld.env import contract_fields
+        from .env import contract_fields
 
         return contract_fields(image_size)
 

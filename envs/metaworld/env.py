@@ -22,14 +22,14 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs.contract import Vector, build_contract
-from envs.metaworld.expert import MetaWorldExpert
-from envs.metaworld.view import SMOOTH, VIEW, in_workspace, look_at_workspace, smooth
-from envs.privileged import privileged_columns
-from envs.projection import project
-from envs.rendering import Cameras
-from envs.simulation import diverged
-from envs.task_env import Script, TaskEnv, digest, told
+from ..contract import Vector, build_contract
+from ..privileged import privileged_columns
+from ..projection import project
+from ..rendering import Cameras
+from ..simulation import diverged
+from ..task_env import Script, TaskEnv, digest, told
+from .expert import MetaWorldExpert
+from .view import SMOOTH, VIEW, in_workspace, look_at_workspace, smooth
 
 CAMERA, CAMERA_POSITION = "corner2", (0.75, 0.075, 0.7)  # [m]
 FPS, HORIZON = 80, 500

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from envs.bursts import Bursts
-from envs.metaworld.scripts import script_of
+from ..bursts import Bursts
+from .scripts import script_of
 
 if TYPE_CHECKING:
-    from envs.metaworld.env import MetaWorldEnv
+    from .env import MetaWorldEnv
 
 MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
 NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it

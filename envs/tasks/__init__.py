@@ -1,5 +1,5 @@
 """Importing this package registers the tabletop tasks."""
 
-from envs.tasks import buttons, drawer, pick_place, push, reach, stack
+from . import buttons, drawer, pick_place, push, reach, stack
 
 __all__ = ["buttons", "drawer", "pick_place", "push", "reach", "stack"]

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from envs.entities import sample_colours
-from envs.experts import CLOSED, Expert, Move
-from envs.registry import register
-from envs.rewards import tolerance
-from envs.scene import OBJECTS
-from envs.simulation import Simulation
-from envs.task import Task, scatter
+from ..entities import sample_colours
+from ..experts import CLOSED, Expert, Move
+from ..registry import register
+from ..rewards import tolerance
+from ..scene import OBJECTS
+from ..simulation import Simulation
+from ..task import Task, scatter
 
 PRESSED = 0.6  # share of the button's travel
 

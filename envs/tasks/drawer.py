@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from envs.experts import CLOSED, Expert, Move
-from envs.registry import register
-from envs.rewards import tolerance
-from envs.simulation import Simulation
-from envs.task import Task
+from ..experts import CLOSED, Expert, Move
+from ..registry import register
+from ..rewards import tolerance
+from ..simulation import Simulation
+from ..task import Task
 
 OPENED, SHUT = 0.12, 0.015  # [m]
 LOW = 0.042  # pinch height at the handle [m]

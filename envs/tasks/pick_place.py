@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from envs.experts import OPEN, GraspExpert, Move
-from envs.registry import register
-from envs.rewards import tolerance
-from envs.scene import BOWL_RADIUS
-from envs.simulation import Simulation
-from envs.task import TABLE, Task
+from ..experts import OPEN, GraspExpert, Move
+from ..registry import register
+from ..rewards import tolerance
+from ..scene import BOWL_RADIUS
+from ..simulation import Simulation
+from ..task import TABLE, Task
 
 GRIPPER_CLEAR = 0.7  # opening at which an object of 4.5 cm is let go
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from envs.experts import CLOSED, Expert, Move
-from envs.registry import register
-from envs.rewards import tolerance
-from envs.scene import OBJECTS
-from envs.simulation import Simulation
-from envs.task import TABLE, Task
+from ..experts import CLOSED, Expert, Move
+from ..registry import register
+from ..rewards import tolerance
+from ..scene import OBJECTS
+from ..simulation import Simulation
+from ..task import TABLE, Task
 
 ON_MARK = 0.035  # distance of the centres [m]
 LOW = 0.022  # pinch height while pushing [m]

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from envs.experts import OPEN, Expert, Move
-from envs.registry import register
-from envs.rewards import tolerance
-from envs.scene import OBJECT_RADIUS
-from envs.simulation import Simulation
-from envs.task import Task
+from ..experts import OPEN, Expert, Move
+from ..registry import register
+from ..rewards import tolerance
+from ..scene import OBJECT_RADIUS
+from ..simulation import Simulation
+from ..task import Task
 
 ABOVE = OBJECT_RADIUS + 0.04  # of the object's centre [m]
 CLOSE = 0.025  # [m]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policy.rl.rollouts import Trajectory
+from .rollouts import Trajectory
 
 
 def progress(trajectory: Trajectory) -> np.ndarray:

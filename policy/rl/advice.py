@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import envs
+from ... import envs
 
 
 def advise(env: Any, seed: int, steps: int) -> np.ndarray:

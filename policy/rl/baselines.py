@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policy import checkpoint
-from policy.bundle import Bundle
-from policy.rl.advantages import estimate, group_advantages, rewards
-from policy.rl.critic import Critic, fit_critic, seen
-from policy.rl.experience import Experience
-from policy.rl.rollouts import Trajectory
+from .. import checkpoint
+from ..bundle import Bundle
+from .advantages import estimate, group_advantages, rewards
+from .critic import Critic, fit_critic, seen
+from .experience import Experience
+from .rollouts import Trajectory
 
 CRITIC = "critic.safetensors"  # in a checkpoint's training state
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policy.rl.advantages import progress, returns
-from policy.rl.experience import Episode
-from policy.rl.rollouts import PLACES, Trajectory, horizon
-from policy.standardise import Standardise
+from ..standardise import Standardise
+from .advantages import progress, returns
+from .experience import Episode
+from .rollouts import PLACES, Trajectory, horizon
 
 TOLD = 2 + PLACES  # numbers beside the features
 

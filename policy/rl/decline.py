@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from policy.rl.patience import Patience, in_time
-from policy.rl.rollouts import Trajectory
+from .patience import Patience, in_time
+from .rollouts import Trajectory
 
 CHANCE = 1e-3  # of such a difference by luck: every round is tested
 

@@ -32,17 +32,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from policy import checkpoint, optimizer_state
-from policy.agents import AgentSpec
-from policy.errors import PolicyError
-from policy.rl.experience import Episode, Experience
-from policy.rl.layouts import training_seed
-from policy.rl.noise_env import HOLD, NoiseEnv
-from policy.rl.progress import Learning
-from policy.rl.sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
-from policy.rl.vector import in_processes
-from policy.standardise import Standardise
-from policy.steering import Steering, SteeringConfig
+from .. import checkpoint, optimizer_state
+from ..agents import AgentSpec
+from ..errors import PolicyError
+from ..standardise import Standardise
+from ..steering import Steering, SteeringConfig
+from .experience import Episode, Experience
+from .layouts import training_seed
+from .noise_env import HOLD, NoiseEnv
+from .progress import Learning
+from .sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
+from .vector import in_processes
 
 NETWORKS = "sac"  # in a checkpoint's training state
 

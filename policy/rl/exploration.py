@@ -21,9 +21,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from policy.bundle import Bundle
-from policy.controller import Context, Controller
-from policy.standardise import Standardise
+from ..bundle import Bundle
+from ..controller import Context, Controller
+from ..standardise import Standardise
 
 NOISY = 1  # the Euler step that is shifted
 DEVIATION = 0.4  # of the shift, in normalised actions at that step

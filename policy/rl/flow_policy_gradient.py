@@ -24,22 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policy import checkpoint, optimizer_state
-from policy.agents import AgentSpec
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.pool import Crash, Pool
-from policy.rl.advantages import rewards
-from policy.rl.baselines import Baseline, Group, Value
-from policy.rl.critic import seen
-from policy.rl.decline import by_layout, declined
-from policy.rl.experience import Experience
-from policy.rl.exploration import Explorer, log_likelihood
-from policy.rl.layouts import unmet
-from policy.rl.patience import Patience, patience
-from policy.rl.progress import Learning
-from policy.rl.rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
-from policy.rl.samples import Samples, of_trajectory
+from .. import checkpoint, optimizer_state
+from ..agents import AgentSpec
+from ..bundle import Bundle
+from ..errors import PolicyError
+from ..pool import Crash, Pool
+from .advantages import rewards
+from .baselines import Baseline, Group, Value
+from .critic import seen
+from .decline import by_layout, declined
+from .experience import Experience
+from .exploration import Explorer, log_likelihood
+from .layouts import unmet
+from .patience import Patience, patience
+from .progress import Learning
+from .rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
+from .samples import Samples, of_trajectory
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policy.errors import PolicyError
-from policy.judgement import BAD, GOOD, UNKNOWN
-from policy.rl.samples import Samples
-from policy.rl.value import LOW, held_out_values, returns_of
-from policy.standardise import Standardise
+from ..errors import PolicyError
+from ..judgement import BAD, GOOD, UNKNOWN
+from ..standardise import Standardise
+from .samples import Samples
+from .value import LOW, held_out_values, returns_of
 
 
 @dataclass(frozen=True)

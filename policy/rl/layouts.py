@@ -5,7 +5,7 @@ Demonstrations count from 0, evaluation from 1,000,000, and nobody learns from 3
 
 from itertools import count, islice
 
-from policy.rl.experience import Experience
+from .experience import Experience
 
 FIRST, EACH = 2_000_000, 100_000
 SEEDS = 10  # of training

@@ -18,16 +18,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from policy.bundle import Bundle
-from policy.controller import Controller
-from policy.ema import averaged
-from policy.fit import Progress, fit
-from policy.judgement import BAD, GOOD, UNKNOWN, Judgement, JudgementConfig
-from policy.precision import fastest_dtype
-from policy.recipe import Stage
-from policy.rl.progress import Learning
-from policy.rl.samples import Samples
-from policy.team import ALONE
+from ..bundle import Bundle
+from ..controller import Controller
+from ..ema import averaged
+from ..fit import Progress, fit
+from ..judgement import BAD, GOOD, UNKNOWN, Judgement, JudgementConfig
+from ..precision import fastest_dtype
+from ..recipe import Stage
+from ..team import ALONE
+from .progress import Learning
+from .samples import Samples
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from policy.agent import TandemAgent
-from policy.agents import AgentSpec, load_agent
-from policy.errors import PolicyError
-from policy.rl.layouts import training_seed
-from policy.rl.rollouts import finite
-from policy.rollout import environment, noise_seed
-from policy.steering import spread
+from ..agent import TandemAgent
+from ..agents import AgentSpec, load_agent
+from ..errors import PolicyError
+from ..rollout import environment, noise_seed
+from ..steering import spread
+from .layouts import training_seed
+from .rollouts import finite
 
 HOLD = 10  # looks that one noise lasts: a whole attempt
 BREAKS = 10  # simulations that break one after the other before learning stops

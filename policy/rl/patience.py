@@ -6,7 +6,7 @@ episodes that are stuck were two thirds of all that was simulated, and an eighth
 
 import numpy as np
 
-from policy.rl.rollouts import Trajectory
+from .rollouts import Trajectory
 
 TIMES = 3.0  # the median of the successes
 LEAST = 5  # successes that say how long one takes

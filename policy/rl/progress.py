@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from data.layout import json_bytes, write_atomic
-from policy import checkpoint
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.judgement import Judgement
-from policy.memory import Memory
-from policy.rl.experience import Experience
-from policy.run import Run
-from policy.statistics import Proportion
-from policy.steering import Steering
+from ...data.layout import json_bytes, write_atomic
+from .. import checkpoint
+from ..bundle import Bundle
+from ..errors import PolicyError
+from ..judgement import Judgement
+from ..memory import Memory
+from ..run import Run
+from ..statistics import Proportion
+from ..steering import Steering
+from .experience import Experience
 
 WINDOW = 100  # episodes whose share of successes the curve shows
 REPORT = 20  # episodes between two points of the curve

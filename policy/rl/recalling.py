@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from planner.grounding import REFERENTS
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.memory import Memory, MemoryConfig, Past
-from policy.rl.rollouts import FAR, Trajectory
-from policy.situation import DECIMETRES
+from ...planner.grounding import REFERENTS
+from ..bundle import Bundle
+from ..errors import PolicyError
+from ..memory import Memory, MemoryConfig, Past
+from ..situation import DECIMETRES
+from .rollouts import FAR, Trajectory
 
 ROWS = 2048  # recalled together
 

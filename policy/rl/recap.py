@@ -21,23 +21,23 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from data.cache import FrameCache
-from policy import checkpoint
-from policy.agents import AgentSpec
-from policy.bundle import Bundle
-from policy.controller import Controller
-from policy.errors import PolicyError
-from policy.judgement import GOOD, Judgement
-from policy.memory import Memory
-from policy.pool import Crash, Pool
-from policy.rl.experience import Episode, Experience
-from policy.rl.judging import Judging, judge
-from policy.rl.layouts import training_seed, unmet
-from policy.rl.lesson import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
-from policy.rl.progress import Learning
-from policy.rl.recalling import Recalling, recall
-from policy.rl.rollouts import Job, Trajectory, horizon, roll_out
-from policy.rl.samples import Samples, of_advice, of_demonstrations, of_trajectory
+from ...data.cache import FrameCache
+from .. import checkpoint
+from ..agents import AgentSpec
+from ..bundle import Bundle
+from ..controller import Controller
+from ..errors import PolicyError
+from ..judgement import GOOD, Judgement
+from ..memory import Memory
+from ..pool import Crash, Pool
+from .experience import Episode, Experience
+from .judging import Judging, judge
+from .layouts import training_seed, unmet
+from .lesson import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
+from .progress import Learning
+from .recalling import Recalling, recall
+from .rollouts import Job, Trajectory, horizon, roll_out
+from .samples import Samples, of_advice, of_demonstrations, of_trajectory
 
 SLACK = 1.05  # a round may take as much longer than the last one
 LEAST = 0.3  # share of a round's episodes that make a last one worth its while

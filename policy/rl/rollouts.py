@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs
-from policy import checkpoint
-from policy.agent import TandemAgent
-from policy.agents import AgentSpec, load_agent
-from policy.errors import PolicyError
-from policy.memory import Seen
-from policy.pool import Crash
-from policy.rl.advice import advise
-from policy.rl.exploration import Explorer, explore
-from policy.rollout import environment, noise_seed
-from policy.situation import Situation
+from ... import envs
+from .. import checkpoint
+from ..agent import TandemAgent
+from ..agents import AgentSpec, load_agent
+from ..errors import PolicyError
+from ..memory import Seen
+from ..pool import Crash
+from ..rollout import environment, noise_seed
+from ..situation import Situation
+from .advice import advise
+from .exploration import Explorer, explore
 
 EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
 PLACES = 9  # P

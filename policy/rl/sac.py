@@ -18,10 +18,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from policy.errors import PolicyError
-from policy.rl.experience import Episode
-from policy.standardise import Standardise
-from policy.steering import COMPONENTS
+from ..errors import PolicyError
+from ..standardise import Standardise
+from ..steering import COMPONENTS
+from .experience import Episode
 
 
 class Standardised(BaseFeaturesExtractor):

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import FrameCache
-from data.windows import unseen
-from policy.bundle import Bundle
-from policy.errors import PolicyError
-from policy.latents import encode_all
-from policy.rl.rollouts import Trajectory, horizon
+from ...data.cache import FrameCache
+from ...data.windows import unseen
+from ..bundle import Bundle
+from ..errors import PolicyError
+from ..latents import encode_all
+from .rollouts import Trajectory, horizon
 
 
 @dataclass

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from policy.errors import PolicyError
-from policy.rl.layouts import training_seed
-from policy.rl.progress import Practice
-from policy.rl.sac import CheckedSAC
-from policy.rl.vector import in_processes
+from ..errors import PolicyError
+from .layouts import training_seed
+from .progress import Practice
+from .sac import CheckedSAC
+from .vector import in_processes
 
 DISCOUNT = 0.95
 
@@ -55,8 +55,8 @@ def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
 
 
 def _make(task: str) -> gymnasium.Env:
-    import envs
-    from envs.wrappers import StateOnly
+    from ... import envs
+    from ...envs.wrappers import StateOnly
 
     torch.set_num_threads(1)
     # a reward of at most 0: otherwise staying close to success for ever would be worth more than success

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from policy.errors import PolicyError
+from ..errors import PolicyError
 
 
 @contextmanager

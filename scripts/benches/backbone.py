@@ -6,7 +6,7 @@ Medians of one run, both sides in turns; a ratio above 1 means that ours is fast
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.errors import UserError
+from ..errors import UserError
 
 RESULT = "backbone_speed"
 
@@ -26,9 +26,9 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.decoding import growth
-    from scripts.benches.pairs import all_pairs
-    from scripts.benches.pairs.int4 import int4
+    from .decoding import growth
+    from .pairs import all_pairs
+    from .pairs.int4 import int4
 
     torch.set_num_threads(args.threads)
     builders = all_pairs()
@@ -58,7 +58,7 @@ def headline(metrics: dict[str, Any]) -> dict[str, float]:
 def _compare(build: Any, args: Args) -> dict[str, float]:
     import torch
 
-    from scripts.benches.pairs.pair import TOLERANCE, difference, times
+    from .pairs.pair import TOLERANCE, difference, times
 
     torch.manual_seed(0)
     pair = build(args.batch, args.length, args.width)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backbone.language_model import LanguageModel, LanguageModelConfig
-    from scripts.benches.corpus import Corpus
+    from ...backbone.language_model import LanguageModel, LanguageModelConfig
+    from .corpus import Corpus
 
 RESULT = "backbone_papers"
 WINDOW = 25  # steps
@@ -37,8 +37,8 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.corpus import load
-    from scripts.benches.intervals import summary
+    from .corpus import load
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     corpus = load(vocabulary=1024, characters=1_000_000)
@@ -58,10 +58,10 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def config(args: Args, rate: float, vocabulary: int) -> "LanguageModelConfig":
-    from backbone.gated_attention import GatedAttentionConfig
-    from backbone.language_model import LanguageModelConfig
-    from backbone.moe import MoEConfig
-    from backbone.stack import StackConfig
+    from ...backbone.gated_attention import GatedAttentionConfig
+    from ...backbone.language_model import LanguageModelConfig
+    from ...backbone.moe import MoEConfig
+    from ...backbone.stack import StackConfig
 
     moe = MoEConfig(args.experts, args.top_k, expert_width=48, balance_rate=rate)
     gated = GatedAttentionConfig(args.width // 24, args.width // 48, head_width=24)
@@ -74,7 +74,7 @@ def _run(args: Args, rate: float, corpus: "Corpus", seed: int) -> dict[str, floa
     """Busiest load over the mean once settled: over all steps, in the worst window and step; and held-out loss."""
     import torch
 
-    from backbone.language_model import LanguageModel
+    from ...backbone.language_model import LanguageModel
 
     torch.manual_seed(seed)
     model = LanguageModel(config(args, rate, len(corpus.words)))

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import envs
-from envs.experts import Expert
-from policy.agent import Runtime, TandemAgent
-from policy.bundle import Bundle
-from policy.rollout import environment, noise_seed
+from ... import envs
+from ...envs.experts import Expert
+from ...policy.agent import Runtime, TandemAgent
+from ...policy.bundle import Bundle
+from ...policy.rollout import environment, noise_seed
 
 Who = Literal["expert", "expert by what is seen", "expert by what is recalled", "policy"]
 FIXTURES = ("mark", "bowl")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.benches.frames import frame_cache
+from .frames import frame_cache
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,6 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
-    from data.bench import loader_rate
+    from ...data.bench import loader_rate
 
     return loader_rate(frame_cache(args.root, args.cache), at=("subgoal",))

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from backbone.attention import AttentionConfig
-from backbone.cache import StackCache
-from backbone.indexer import Indexer, IndexerConfig
-from backbone.rope import angles
-from backbone.scope import scope
-from backbone.stack import Stack, StackConfig
+from ...backbone.attention import AttentionConfig
+from ...backbone.cache import StackCache
+from ...backbone.indexer import Indexer, IndexerConfig
+from ...backbone.rope import angles
+from ...backbone.scope import scope
+from ...backbone.stack import Stack, StackConfig
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 PATTERNS = {"hybrid": "gdn gdn gdn dsa", "dense": "attn attn attn attn", "latent": "mla mla mla mla"}

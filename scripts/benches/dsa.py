@@ -12,10 +12,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scripts.errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from scripts.benches.needles import Recaller, Task
+    from .needles import Recaller, Task
 
 RESULT = "backbone_papers"
 
@@ -38,7 +38,7 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.intervals import summary
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     runs = [_one_seed(args, seed) for seed in range(args.seeds)]
@@ -58,8 +58,8 @@ def _one_seed(args: Args, seed: int) -> dict[str, float]:
     """Accuracy of the three ways, and the recall of attention that the warm-up reached."""
     import torch
 
-    from backbone import dsa_training
-    from scripts.benches.needles import Recaller, Task, accuracy, learn
+    from ...backbone import dsa_training
+    from .needles import Recaller, Task, accuracy, learn
 
     task = Task(args.needles, args.queries)
     torch.manual_seed(seed)
@@ -92,10 +92,10 @@ def _one_seed(args: Args, seed: int) -> dict[str, float]:
 
 
 def _stack(args: Args) -> Any:
-    from backbone.dsa import DSAConfig
-    from backbone.gated_deltanet import GatedDeltaNetConfig
-    from backbone.mla import MLAConfig
-    from backbone.stack import StackConfig
+    from ...backbone.dsa import DSAConfig
+    from ...backbone.gated_deltanet import GatedDeltaNetConfig
+    from ...backbone.mla import MLAConfig
+    from ...backbone.stack import StackConfig
 
     mla = MLAConfig(heads=4, query_rank=32, latent=32, plain_width=16, rope_width=16, value_width=16)
     return StackConfig(
@@ -110,8 +110,8 @@ def _stack(args: Args) -> Any:
 
 def _warm_up(args: Args, model: "Recaller", task: "Task", seed: int) -> tuple[int, float]:
     """Steps taken and recall of attention, once it is enough or the rounds are over."""
-    from backbone import dsa_training
-    from scripts.benches.needles import learn
+    from ...backbone import dsa_training
+    from .needles import learn
 
     dsa_training.dense_warm_up(model)
     steps, recall = 0, 0.0
@@ -124,7 +124,7 @@ def _warm_up(args: Args, model: "Recaller", task: "Task", seed: int) -> tuple[in
 def _recall(model: "Recaller", task: "Task") -> float:
     import torch
 
-    from backbone.dsa_training import attention_recall, lessons_of
+    from ...backbone.dsa_training import attention_recall, lessons_of
 
     generator = torch.Generator().manual_seed(2_000_000)
     with torch.no_grad(), lessons_of(model) as lessons:
@@ -134,7 +134,7 @@ def _recall(model: "Recaller", task: "Task") -> float:
 
 def _at_once(model: "Recaller") -> None:
     """What `dsa_training.sparse` refuses: sparse attention by indexers that have learned nothing."""
-    from backbone.dsa_training import sparse_layers
+    from ...backbone.dsa_training import sparse_layers
 
     model.requires_grad_(True)
     for layer in sparse_layers(model):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backbone.language_model import LanguageModel, LanguageModelConfig
-    from scripts.benches.corpus import Corpus
+    from ...backbone.language_model import LanguageModel, LanguageModelConfig
+    from .corpus import Corpus
 
 RESULT = "backbone_papers"
 
@@ -31,8 +31,8 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.corpus import load
-    from scripts.benches.intervals import summary
+    from .corpus import load
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     corpus = load()
@@ -56,11 +56,11 @@ def at_share(args: Args, share: float, vocabulary: int) -> "LanguageModelConfig"
     """The language model whose memory has that share; all shares have the same number of parameters, to 1%."""
     from dataclasses import replace
 
-    from backbone.engram import EngramConfig
-    from backbone.gated_attention import GatedAttentionConfig
-    from backbone.language_model import LanguageModel, LanguageModelConfig
-    from backbone.moe import MoEConfig
-    from backbone.stack import StackConfig
+    from ...backbone.engram import EngramConfig
+    from ...backbone.gated_attention import GatedAttentionConfig
+    from ...backbone.language_model import LanguageModel, LanguageModelConfig
+    from ...backbone.moe import MoEConfig
+    from ...backbone.stack import StackConfig
 
     def sized(experts: int, rows: int) -> LanguageModelConfig:
         stack = StackConfig(
@@ -93,7 +93,7 @@ def _held_out_loss(cfg: "LanguageModelConfig", corpus: "Corpus", steps: int, see
     """Nats a token on text that training never saw, and the number of parameters."""
     import torch
 
-    from backbone.language_model import LanguageModel
+    from ...backbone.language_model import LanguageModel
 
     torch.manual_seed(seed)
     model, generator = LanguageModel(cfg), torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def _learn(model: "LanguageModel", corpus: "Corpus", steps: int, generator: Any,
     import torch
     from diffusers.optimization import get_scheduler
 
-    from backbone.engram import memory_parameters
+    from ...backbone.engram import memory_parameters
 
     tables = memory_parameters(model)
     rest = [p for p in model.parameters() if not any(p is table for table in tables)]

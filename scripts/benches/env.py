@@ -12,6 +12,6 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
-    from envs import bench
+    from ...envs import bench
 
     return bench.measure(args.seconds)

@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-import envs
-from data.progress import progress_bar
-from scripts.benches.nudge import FIRST_SEED
-from scripts.errors import UserError
+from ... import envs
+from ...data.progress import progress_bar
+from ..errors import UserError
+from .nudge import FIRST_SEED
 
 NEAR = 0.08  # metres
 TASKS = ("reach", "push", "pick_place", "stack")  # of things that lie about, which one can misplace
@@ -33,9 +33,9 @@ class Args:
 
 def measure(args: Args) -> dict[str, Any]:
     """{task: {who: success with its interval, length of successes, errors}}."""
-    from policy.bundle import Bundle
-    from policy.pool import Crash, Pool
-    from scripts.benches.by_eyes import Job, Ran, Who, run
+    from ...policy.bundle import Bundle
+    from ...policy.pool import Crash, Pool
+    from .by_eyes import Job, Ran, Who, run
 
     tasks, every = envs.resolve(args.tasks), get_args(Who)
     if strange := sorted(set(tasks) - set(TASKS)):
@@ -56,7 +56,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 def row(ran: list[Any], who: str) -> dict[str, Any]:
     """Of one task and who acts. `length`: control steps of successes; errors [mm], none for who knows the truth."""
-    from policy.statistics import Proportion
+    from ...policy.statistics import Proportion
 
     won = [r.steps for r in ran if r.success]
     figures = Proportion(len(won), len(ran)).as_dict()

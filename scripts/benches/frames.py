@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import UserError
+from ..errors import UserError
 
 
 def recorded(root: Path) -> Path:
@@ -15,6 +15,6 @@ def recorded(root: Path) -> Path:
 
 def frame_cache(root: Path, cache: Path) -> Any:
     """The data set, decoded."""
-    from data.cache import FrameCache
+    from ...data.cache import FrameCache
 
     return FrameCache.build(recorded(root), cache)

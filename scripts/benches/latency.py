@@ -17,11 +17,11 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    import envs
-    from policy import checkpoint
-    from policy.agent import Runtime, TandemAgent
-    from policy.bundle import Bundle
-    from policy.device import resolve_device
+    from ... import envs
+    from ...policy import checkpoint
+    from ...policy.agent import Runtime, TandemAgent
+    from ...policy.bundle import Bundle
+    from ...policy.device import resolve_device
 
     torch.set_num_threads(1)
     bundle = Bundle.load(args.checkpoint).to(resolve_device(args.device))
@@ -39,7 +39,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    from policy.device import resolve_device
-    from scripts.published import named
+    from ...policy.device import resolve_device
+    from ..published import named
 
     return named("bench_latency", resolve_device(args.device), metrics)

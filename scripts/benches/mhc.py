@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from backbone.language_model import LanguageModel
-    from scripts.benches.corpus import Corpus
+    from ...backbone.language_model import LanguageModel
+    from .corpus import Corpus
 
 RESULT = "backbone_papers"
 
@@ -39,8 +39,8 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.corpus import load
-    from scripts.benches.intervals import summary
+    from .corpus import load
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     seeds, corpus = range(args.seeds), load(512, 300_000)
@@ -78,7 +78,7 @@ def gains(mixes: "list[Tensor]") -> dict[str, float]:
 def _drawn(args: Args, kind: str, std: float, seed: int) -> float:
     import torch
 
-    from backbone.hyper_connections import RESIDUALS, HyperConfig
+    from ...backbone.hyper_connections import RESIDUALS, HyperConfig
 
     torch.manual_seed(seed)
     mixes = []
@@ -104,9 +104,9 @@ def _trained(args: Args, kind: str, rate: float, corpus: "Corpus", seed: int) ->
 
 
 def _model(args: Args, kind: str, vocabulary: int) -> "LanguageModel":
-    from backbone.gated_attention import GatedAttentionConfig
-    from backbone.language_model import LanguageModel, LanguageModelConfig
-    from backbone.stack import StackConfig
+    from ...backbone.gated_attention import GatedAttentionConfig
+    from ...backbone.language_model import LanguageModel, LanguageModelConfig
+    from ...backbone.stack import StackConfig
 
     stack = StackConfig(
         width=args.width,
@@ -137,7 +137,7 @@ def _learn(model: "LanguageModel", corpus: "Corpus", steps: int, rate: float, ge
 
 def _record_mixes(model: "LanguageModel") -> "list[Tensor]":
     """Filled by the next forward pass, in the order of the layers."""
-    from backbone.hyper_connections import HyperConnection, ManifoldHyperConnection
+    from ...backbone.hyper_connections import HyperConnection, ManifoldHyperConnection
 
     mixes: list[Tensor] = []
     for module in model.modules():

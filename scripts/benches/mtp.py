@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benches.frames import recorded
+from .frames import recorded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from backbone.language_model import LanguageModel
-    from planner.tokenizer import WordTokenizer
+    from ...backbone.language_model import LanguageModel
+    from ...planner.tokenizer import WordTokenizer
 
 RESULT = "backbone_papers"
 LENGTH = 96  # words of a text; a longer one is cut
@@ -40,7 +40,7 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.intervals import summary
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     texts = episodes(args.root)
@@ -54,7 +54,7 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def episodes(root: Path) -> list[str]:
     """One text an episode: "put the red cube in the bowl : move above the red cube , lower to the red cube , ..."."""
-    from data.reader import Dataset
+    from ...data.reader import Dataset
 
     dataset, texts = Dataset(recorded(root)), []
     for i, row in enumerate(dataset.episodes):
@@ -76,10 +76,10 @@ def split(texts: list[str], seed: int) -> tuple[list[str], list[str]]:
 def _run(args: Args, texts: list[str], seed: int) -> dict[str, float]:
     import torch
 
-    from backbone.gated_attention import GatedAttentionConfig
-    from backbone.language_model import LanguageModel, LanguageModelConfig
-    from backbone.stack import StackConfig
-    from planner.tokenizer import WordTokenizer
+    from ...backbone.gated_attention import GatedAttentionConfig
+    from ...backbone.language_model import LanguageModel, LanguageModelConfig
+    from ...backbone.stack import StackConfig
+    from ...planner.tokenizer import WordTokenizer
 
     torch.manual_seed(seed)
     train, held_out = split(texts, seed)
@@ -98,15 +98,15 @@ def encode(tokenizer: "WordTokenizer", texts: list[str]) -> "Tensor":
     """int64 (len(texts), LENGTH + 2): <bos>, words, <eos>, padding."""
     import torch.nn.functional as F
 
-    from planner.system2 import with_eos
-    from planner.tokenizer import BOS
+    from ...planner.system2 import with_eos
+    from ...planner.tokenizer import BOS
 
     return F.pad(with_eos(tokenizer.encode(texts, LENGTH)), (1, 0), value=BOS)
 
 
 def prompt_ids(tokenizer: "WordTokenizer", prompt: str) -> "Tensor":
     """(1, N), from <bos>."""
-    from planner.tokenizer import EOS
+    from ...planner.tokenizer import EOS
 
     row = encode(tokenizer, [prompt])
     return row[:, : row[0].tolist().index(EOS)]
@@ -115,7 +115,7 @@ def prompt_ids(tokenizer: "WordTokenizer", prompt: str) -> "Tensor":
 def _learn(model: "LanguageModel", ids: "Tensor", args: Args, seed: int, rate: float = 2e-3) -> None:
     import torch
 
-    from planner.tokenizer import PAD
+    from ...planner.tokenizer import PAD
 
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
@@ -135,8 +135,8 @@ def decode(model: "LanguageModel", prompts: "list[Tensor]") -> dict[str, float]:
     """Every prompt both ways in turn, so that a noisy machine disturbs both alike."""
     import torch
 
-    from backbone.speculate import greedy, speculative
-    from planner.tokenizer import EOS
+    from ...backbone.speculate import greedy, speculative
+    from ...planner.tokenizer import EOS
 
     seconds, tokens, drafted, accepted, calls, same = [0.0, 0.0], 0, 0, 0, 0, 0
     for ids in prompts:

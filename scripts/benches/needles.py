@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from backbone.dsa import Lesson
-from backbone.dsa_training import lessons_of
-from backbone.stack import Stack, StackConfig
+from ...backbone.dsa import Lesson
+from ...backbone.dsa_training import lessons_of
+from ...backbone.stack import Stack, StackConfig
 
 
 @dataclass(frozen=True)

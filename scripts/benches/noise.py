@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import envs
-from data.progress import progress_bar
-from scripts.errors import UserError
+from ... import envs
+from ...data.progress import progress_bar
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     if args.repeats < 2 or args.repeats % 2 or min(args.layouts, args.draws) < 2:
         raise UserError("--repeats must be even, and --layouts and --draws at least 2: variances are measured")
-    from policy.pool import Crash, Pool
-    from policy.rl.noise_env import HOLD
-    from scripts.benches.nudge import Job, succeeds
+    from ...policy.pool import Crash, Pool
+    from ...policy.rl.noise_env import HOLD
+    from .nudge import Job, succeeds
 
     tasks, holds = envs.resolve(args.tasks), {"look": 1, "attempt": HOLD}
     kinds, shape = [(task, name) for task in tasks for name in holds], (args.layouts, args.draws, args.repeats)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policy.agent import Runtime, TandemAgent
-from policy.bundle import Bundle
-from policy.rollout import Episode, environment, run_episode
-from policy.situation import Situation
-from policy.steering import spread
+from ...policy.agent import Runtime, TandemAgent
+from ...policy.bundle import Bundle
+from ...policy.rollout import Episode, environment, run_episode
+from ...policy.situation import Situation
+from ...policy.steering import spread
 
 FIRST_SEED = 3_000_000  # of layouts, which nobody learns from
 

@@ -25,7 +25,7 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.intervals import summary
+    from .intervals import summary
 
     torch.set_num_threads(args.threads)
     found: dict[str, Any] = {}
@@ -45,10 +45,10 @@ def headline(metrics: dict[str, Any]) -> dict[str, float]:
 def _recall(args: Args, needles: int, pattern: str, seed: int) -> float:
     import torch
 
-    from backbone.gated_attention import GatedAttentionConfig
-    from backbone.gated_deltanet import GatedDeltaNetConfig
-    from backbone.stack import StackConfig
-    from scripts.benches.needles import Recaller, Task, accuracy, learn
+    from ...backbone.gated_attention import GatedAttentionConfig
+    from ...backbone.gated_deltanet import GatedDeltaNetConfig
+    from ...backbone.stack import StackConfig
+    from .needles import Recaller, Task, accuracy, learn
 
     task = Task(needles, queries=min(needles, 32))
     gated = GatedAttentionConfig(heads=4, kv_heads=2, head_width=16)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import envs
-from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import DONE, EVALUATION, Record, evaluated, merged, read_record
-from scripts.benches.rl_rows import Rows, curves, rows, suite
-from scripts.benches.rl_speed import speed
-from scripts.errors import UserError
-from scripts.manifest import this_command
-from scripts.results import result_file
-from scripts.settings import same_settings
+from ... import envs
+from ...data.layout import json_bytes, write_atomic
+from ..errors import UserError
+from ..manifest import this_command
+from ..results import result_file
+from ..settings import same_settings
+from .rl_record import DONE, EVALUATION, Record, evaluated, merged, read_record
+from .rl_rows import Rows, curves, rows, suite
+from .rl_speed import speed
 
 Method = Literal["dsrl", "recap", "ppo", "grpo"]
 
@@ -50,7 +50,7 @@ def measure(args: Args) -> Rows:
 
 def _records(args: Args) -> list[Record]:
     """Of all runs and evaluations, which are made where they are not there yet."""
-    from policy import checkpoint
+    from ...policy import checkpoint
 
     _refuse_nonsense(args)
     tasks, digest = envs.resolve(args.tasks), checkpoint.digest(args.checkpoint)
@@ -142,7 +142,7 @@ def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed
 
 def _same_tasks(folder: Path, tasks: tuple[str, ...]) -> None:
     """UserError where the run learned others: together they have one folder."""
-    from policy.rl.progress import ASKED
+    from ...policy.rl.progress import ASKED
 
     learned = json.loads(file.read_text())["tasks"] if (file := folder / ASKED).exists() else list(tasks)
     if learned != list(tasks):
@@ -163,7 +163,7 @@ def _reopen(folder: Path, minutes: float) -> None:
 
 
 def _cost(folder: Path) -> dict[str, Any]:
-    from policy import checkpoint
+    from ...policy import checkpoint
 
     made = checkpoint.progress(folder)["rl"]
     return {"env_steps": made["env_steps"], "minutes": made["seconds"] / 60, "settings": made["settings"]}
@@ -181,6 +181,6 @@ def _evaluated(args: Args, checkpoint: Path, tasks: tuple[str, ...], folder: Pat
 
 def _tandem(*arguments: str) -> None:
     print("tandem", shlex.join(arguments), flush=True)
-    done = subprocess.run([sys.executable, "-m", "scripts", *arguments])
+    done = subprocess.run([sys.executable, "-m", "tandem.scripts", *arguments])
     if done.returncode:
         raise UserError(f"tandem {arguments[0]} ended with exit code {done.returncode}; run again to go on")

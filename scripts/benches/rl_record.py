@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import UserError
+from ..errors import UserError
 
 DONE, EVALUATION = "learned.json", "eval"  # in the folder of a run: what it cost, left when it ended; what came of it
 

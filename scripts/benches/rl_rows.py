@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from policy.statistics import Proportion, paired
-from scripts.benches.rl_record import Record, alike
+from ...policy.statistics import Proportion, paired
+from .rl_record import Record, alike
 
 Rows = dict[str, dict[str, dict[str, Any]]]  # task -> method -> figures
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benches.rl_record import Record, alike
+from .rl_record import Record, alike
 
 DRAWS = 4000  # of the bootstrap
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import envs
-from data.layout import json_bytes, write_atomic
-from scripts.benches.rl_record import DONE, curve_in
-from scripts.benches.rl_rows import curve
-from scripts.errors import UserError
-from scripts.settings import same_settings
+from ... import envs
+from ...data.layout import json_bytes, write_atomic
+from ..errors import UserError
+from ..settings import same_settings
+from .rl_record import DONE, curve_in
+from .rl_rows import curve
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _learned(args: Args, task: str) -> dict[str, Any]:
     if not (folder / DONE).exists():
         flags = ["--method", "scratch", "--tasks", task, "--seed", str(args.seed), "--minutes", str(args.minutes)]
         flags += ["--workers", str(args.workers), "--output", str(folder)]
-        if subprocess.run([sys.executable, "-m", "scripts", "rl", *flags]).returncode:
+        if subprocess.run([sys.executable, "-m", "tandem.scripts", "rl", *flags]).returncode:
             raise UserError(f"learning {task} failed; delete {folder} where it exists, and run again")
         write_atomic(folder / DONE, json_bytes({"minutes": args.minutes}))
     return curve([curve_in(folder)])

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.trunk import ATTENTION, Trunk
-from scripts.benches.frames import frame_cache
-from scripts.errors import UserError
+from ...planner.trunk import ATTENTION, Trunk
+from ..errors import UserError
+from .frames import frame_cache
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from data.cache import FrameCache
-    from planner.system2 import System2
-    from policy.learn_think import ThinkLearner
+    from ...data.cache import FrameCache
+    from ...planner.system2 import System2
+    from ...policy.learn_think import ThinkLearner
 
 PLAIN = replace(ATTENTION, pattern="gated gated gated gated")
 TRUNKS = {
@@ -56,7 +56,7 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from scripts.benches.intervals import summary
+    from .intervals import summary
 
     if unknown := [name for name in args.trunks if name not in TRUNKS]:
         raise UserError(f"bench system2: unknown trunk {unknown[0]!r}; known: {', '.join(TRUNKS)}")
@@ -67,9 +67,9 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def _eyes(args: Args, cache: "FrameCache") -> "ThinkLearner":
-    from policy.bundle import Bundle
-    from policy.learn_think import ThinkLearner
-    from policy.precision import fastest_dtype
+    from ...policy.bundle import Bundle
+    from ...policy.learn_think import ThinkLearner
+    from ...policy.precision import fastest_dtype
 
     return ThinkLearner(Bundle.load(args.checkpoint), None, cache, args.batch, 0, fastest_dtype())
 
@@ -77,13 +77,13 @@ def _eyes(args: Args, cache: "FrameCache") -> "ThinkLearner":
 def _run(args: Args, learner: "ThinkLearner", name: str, seed: int) -> dict[str, float]:
     import torch
 
-    from planner.system2 import System2
-    from policy.ema import averaged
-    from policy.fit import Progress, fit
-    from policy.precision import fastest_dtype
-    from policy.recipe import Stage
-    from policy.run import Run
-    from policy.team import ALONE
+    from ...planner.system2 import System2
+    from ...policy.ema import averaged
+    from ...policy.fit import Progress, fit
+    from ...policy.precision import fastest_dtype
+    from ...policy.recipe import Stage
+    from ...policy.run import Run
+    from ...policy.team import ALONE
 
     torch.manual_seed(seed)
     planner = System2(replace(learner.model.planner.cfg, trunk=TRUNKS[name]))
@@ -106,7 +106,7 @@ class PlannerLearner:
     name, repeats = "plan", False
 
     def __init__(self, planner: "System2", think: "ThinkLearner", seed: int):
-        from data.windows import Sampler
+        from ...data.windows import Sampler
 
         self.planner, self.think = planner, think
         sizes, episodes = think.bundle.sizes, (~held_out(think.cache)).nonzero()[0]
@@ -116,7 +116,7 @@ class PlannerLearner:
         return list(self.planner.parameters())
 
     def batches(self, start_step: int) -> "Iterator[dict[str, Any]]":
-        from data.windows import Loader
+        from ...data.windows import Loader
 
         with Loader(self.sampler, self.think.cache, start_step=start_step) as loader:
             yield from loader
@@ -124,7 +124,7 @@ class PlannerLearner:
     def losses(self, batch: "dict[str, Any]") -> "tuple[Tensor, dict[str, Tensor]]":
         import torch
 
-        from policy.learn_think import WEIGHTS
+        from ...policy.learn_think import WEIGHTS
 
         parts, _ = self.planner.loss(self.think.sample(batch))
         return torch.stack([WEIGHTS[name] * part for name, part in parts.items() if name in WEIGHTS]).sum(), parts
@@ -146,7 +146,7 @@ def judged(planner: "System2", learner: "ThinkLearner", frames: int) -> dict[str
     import torch
     import torch.nn.functional as F
 
-    from data.windows import window
+    from ...data.windows import window
 
     cache, sizes = learner.cache, learner.bundle.sizes
     rows = np.flatnonzero(held_out(cache)[cache.episode_of])

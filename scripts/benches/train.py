@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.benches.frames import frame_cache
+from .frames import frame_cache
 
 if TYPE_CHECKING:
     import torch
 
-    from data.cache import FrameCache
-    from policy.recipe import Recipe
-    from policy.team import Team
+    from ...data.cache import FrameCache
+    from ...policy.recipe import Recipe
+    from ...policy.team import Team
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     import torch
 
-    from policy.device import resolve_device
-    from policy.precision import gemm_rate
-    from policy.recipe import preset
-    from policy.team import recruit
-    from policy.train import resolve_dtype
+    from ...policy.device import resolve_device
+    from ...policy.precision import gemm_rate
+    from ...policy.recipe import preset
+    from ...policy.team import recruit
+    from ...policy.train import resolve_dtype
 
     recipe, cache, device = preset(args.preset), frame_cache(args.root, args.cache), resolve_device(args.device)
     recipe = replace(recipe, act=replace(recipe.act, batch=args.batch or recipe.act.batch))
@@ -67,11 +67,11 @@ def train(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from policy.ema import averaged
-    from policy.learn_act import ActLearner
-    from policy.new_bundle import new_bundle
-    from policy.precision import finish
-    from policy.step import Step, step_of
+    from ...policy.ema import averaged
+    from ...policy.learn_act import ActLearner
+    from ...policy.new_bundle import new_bundle
+    from ...policy.precision import finish
+    from ...policy.step import Step, step_of
 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def train(
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    from policy.device import resolve_device
-    from scripts.published import named
+    from ...policy.device import resolve_device
+    from ..published import named
 
     return named("bench_train", resolve_device(args.device), metrics)

@@ -1,6 +1,7 @@
 """Other programs on our data, machine, minutes and seeds: LeRobot's ACT, Diffusion Policy and SmolVLA beside Tandem.
 
-`python -m scripts.peers --publish` regenerates docs/results/peers.json; docs/peers.md says what is measured and how.
+`python -m tandem.scripts.peers --publish` regenerates docs/results/peers.json; docs/peers.md says what is measured and
+how.
 
 Notable choices
 - Two environments that share nothing but this checkout: `.venv` runs the command and Tandem, `.venv-peers` (setup.sh)

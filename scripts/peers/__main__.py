@@ -1,6 +1,6 @@
 """Train and evaluate LeRobot's policies and Tandem on the same data, minutes, machine and seeds, and write the table.
 
-`python -m scripts.peers --publish` does everything: demonstrations, the peers' environment, training, measuring,
+`python -m tandem.scripts.peers --publish` does everything: demonstrations, the peers' environment, training, measuring,
 evaluating. Each stage leaves a file in --output; run the command again after an interruption and it goes on there.
 """
 
@@ -15,19 +15,19 @@ from typing import Any, Literal
 
 import tyro
 
-import envs
-from policy.recipe import preset
-from scripts.__main__ import known_errors
-from scripts.manifest import ROOT
-from scripts.peers.dataset import peers_copy
-from scripts.peers.launch import module, run
-from scripts.peers.stages import SYSTEMS, VENV, Plan, System, complete, found, python, run_stages
-from scripts.peers.systems import LANGUAGE_MODEL
-from scripts.peers.table import OURS, metrics
-from scripts.peers.train import Budget
-from scripts.results import write_result
-from scripts.settings import same_settings
-from scripts.train import ensure_data
+from ... import envs
+from ...policy.recipe import preset
+from ..__main__ import known_errors
+from ..manifest import ROOT
+from ..results import write_result
+from ..settings import same_settings
+from ..train import ensure_data
+from .dataset import peers_copy
+from .launch import module, run
+from .stages import SYSTEMS, VENV, Plan, System, complete, found, python, run_stages
+from .systems import LANGUAGE_MODEL
+from .table import OURS, metrics
+from .train import Budget
 
 PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "mujoco")  # of the peers, in the manifest
 
@@ -72,7 +72,9 @@ def main(args: Args) -> int:
 
 def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
     about: dict[str, Any] = {"peers": _versions(), "first_seed": args.first_seed, "mode": args.mode}
-    write_result("peers", "python -m scripts.peers " + shlex.join(sys.argv[1:]), table, tasks=plan.tasks, **about)
+    write_result(
+        "peers", "python -m tandem.scripts.peers " + shlex.join(sys.argv[1:]), table, tasks=plan.tasks, **about
+    )
 
 
 def lasting(args: Args) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from policy.agents import entry
-from policy.rollout import Episode, Outcome, environment, run_episode
-from scripts.malloc import keep_pages
-from scripts.peers.dataset import CODE, task_code, task_words
+from ...policy.agents import entry
+from ...policy.rollout import Episode, Outcome, environment, run_episode
+from ..malloc import keep_pages
+from .dataset import CODE, task_code, task_words
 
 
 class LeRobotAgent:

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.layout import INDEX_COLUMNS, json_bytes, read_json, read_table, read_words, table_bytes, write_atomic
-from data.reader import Dataset
-from data.stats import column_stats
-from scripts.errors import UserError
+from ...data.layout import INDEX_COLUMNS, json_bytes, read_json, read_table, read_words, table_bytes, write_atomic
+from ...data.reader import Dataset
+from ...data.stats import column_stats
+from ..errors import UserError
 
 CODE = "observation.environment_state"
 ROLES = ("image", "state", "action")  # of the contract

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import UserError
-from scripts.manifest import ROOT
+from ..errors import UserError
 
 TICK = 0.5  # seconds between two looks at whether it has ended
 LOOKS = 10  # ticks between two looks at the memory: to add up gigabytes of pages takes a while of a core
@@ -65,14 +64,14 @@ def run(command: Sequence[str], log: Path, home: Path, deadline: float | None = 
 
 
 def environment(home: Path, threads: int) -> dict[str, str]:
-    places = {"HF_HOME": str(home / "huggingface"), "HF_LEROBOT_HOME": str(home / "lerobot"), "PYTHONPATH": str(ROOT)}
+    places = {"HF_HOME": str(home / "huggingface"), "HF_LEROBOT_HOME": str(home / "lerobot")}
     settings = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     return os.environ | ALLOCATOR | OFFLINE | places | settings
 
 
 def module(python: Path, name: str, *arguments: str) -> list[str]:
     """The command that runs scripts.peers.NAME in the environment of `python`."""
-    return [str(python), "-m", f"scripts.peers.{name}", *arguments]
+    return [str(python), "-m", f"tandem.scripts.peers.{name}", *arguments]
 
 
 def our_python() -> Path:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 import tyro
 
-import envs
-from policy.agents import Agent, AgentSpec, load_agent
+from ... import envs
+from ...policy.agents import Agent, AgentSpec, load_agent
 
 UNCOUNTED = 2  # first chunks, in which memory is touched for the first time
 SECONDS = 20.0  # of the loader, at most
@@ -58,11 +58,11 @@ def latency(agent: Agent, task: str, repeats: int) -> float:
 
 
 def _tandem(args: Args) -> dict[str, float]:
-    from data.bench import loader_rate
-    from data.cache import FrameCache
-    from policy import checkpoint
-    from policy.agent import Runtime
-    from scripts.published import parameters
+    from ...data.bench import loader_rate
+    from ...data.cache import FrameCache
+    from ...policy import checkpoint
+    from ...policy.agent import Runtime
+    from ..published import parameters
 
     folder = str(checkpoint.resolve(args.checkpoint))
     frames = FrameCache.build(args.data, args.cache)
@@ -76,7 +76,7 @@ def _tandem(args: Args) -> dict[str, float]:
 
 
 def _peer(args: Args) -> dict[str, float]:
-    from scripts.peers.agent import load
+    from .agent import load
 
     agent = load(args.checkpoint)
     return {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from policy.evaluate import evaluate, plan, resolve_tasks, summary
-from scripts.manifest import manifest
-from scripts.peers.agent import run_job
+from ...policy.evaluate import evaluate, plan, resolve_tasks, summary
+from ..manifest import manifest
+from .agent import run_job
 
 DEADLINE = 3600.0  # seconds for one episode: a chunk may take some, and an episode has 60 of them
 

@@ -2,7 +2,7 @@
 # Makes .venv-peers, the environment of the peers: pinned LeRobot with SmolVLA's needs, and what our environments import.
 #
 # LeRobot 0.4.4 is the newest for Python 3.11; later ones need 3.12. It and ours ask for different releases of several
-# packages, so neither lives in the other's environment; our own code is run from the checkout. What pip is configured
+# packages, so neither lives in the other's environment; our own code is installed from the checkout. What pip is configured
 # to take PyTorch from decides which build of it comes: the CPU build is enough, and much smaller.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,6 +17,8 @@ fail() { echo "peers: $*" >&2; exit 2; }
 "$VENV/bin/pip" install -q -c "$HERE/constraints.txt" torch torchvision 'lerobot[smolvla]' mujoco mink daqp scipy rich tyro imageio
 # Meta-World asks for one old MuJoCo, as in `make metaworld`.
 "$VENV/bin/pip" install -q -c "$HERE/constraints.txt" --no-deps metaworld
-"$VENV/bin/python" -c 'import lerobot, policy.evaluate, metaworld' || fail "the environment does not work; remove $VENV and try again"
+"$VENV/bin/pip" install -q --no-deps --no-build-isolation -e .  # our own code, from the checkout
+"$VENV/bin/python" -c 'import lerobot, tandem.policy.evaluate, metaworld' || fail "the environment does not work; remove $VENV and try again"
+
 cp "$HERE/constraints.txt" "$VENV/.ready"
 echo "peers: $VENV is ready"

@@ -55,6 +55,6 @@ def build(texts: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from scripts.peers.dataset import task_words
+    from .dataset import task_words
 
     build(task_words(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from data.layout import json_bytes, write_atomic
-from policy.evaluate import EPISODES_FILE
-from scripts.errors import UserError
-from scripts.manifest import ROOT
-from scripts.peers.launch import module, our_python, run
-from scripts.peers.table import OURS
-from scripts.peers.tandem import train_tandem
-from scripts.peers.train import Budget, train_peer
+from ...data.layout import json_bytes, write_atomic
+from ...policy.evaluate import EPISODES_FILE
+from ..errors import UserError
+from ..manifest import ROOT
+from .launch import module, our_python, run
+from .table import OURS
+from .tandem import train_tandem
+from .train import Budget, train_peer
 
 System = Literal["tandem", "act", "diffusion", "smolvla"]
 SYSTEMS: tuple[System, ...] = get_args(System)  # in the order of the table
@@ -112,7 +112,7 @@ def _evaluation(plan: Plan, system: str, folder: Path) -> list[str]:
         return module(python(system), "play", f"--system={system}", *common)
     resume = ["--resume"] if (folder / EPISODES_FILE).exists() else []
     only = ["--modes", plan.mode, "--controls", "normal", *resume]
-    return [str(our_python()), "-m", "scripts", "eval", *common, *only]
+    return [str(our_python()), "-m", "tandem.scripts", "eval", *common, *only]
 
 
 def _checkpoint(plan: Plan, system: str) -> str:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from policy.statistics import Proportion
-from scripts.compare import compare, load, read, row
-from scripts.errors import UserError
+from ...policy.statistics import Proportion
+from ..compare import compare, load, read, row
+from ..errors import UserError
 
 OURS = "tandem"
 

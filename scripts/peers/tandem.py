@@ -7,10 +7,10 @@ frames into Tandem's cache, as the peers' short runs convert them into theirs.
 import json
 from pathlib import Path
 
-from policy import checkpoint
-from policy.recipe import Recipe, preset
-from scripts.peers.launch import Ran, our_python, run
-from scripts.peers.train import MARGIN, OVERTIME, Budget, Trained, mean
+from ...policy import checkpoint
+from ...policy.recipe import Recipe, preset
+from .launch import Ran, our_python, run
+from .train import MARGIN, OVERTIME, Budget, Trained, mean
 
 WINDOWS = {"act": 3, "think": 2}  # lines of the log that the short run gives; the first is not counted
 
@@ -54,6 +54,6 @@ def step_seconds(output: Path, recipe: Recipe) -> dict[str, float]:
 def _command(name: str, data: Path, output: Path, steps: dict[str, int], budget: Budget) -> list[str]:
     lengths = [f"--{stage}-steps={count}" for stage, count in steps.items()]
     return [
-        str(our_python()), "-m", "scripts", "train", f"--preset={name}", f"--data={data}", f"--output={output}",
+        str(our_python()), "-m", "tandem.scripts", "train", f"--preset={name}", f"--data={data}", f"--output={output}",
         f"--seed={budget.seed}", "--device=cpu", *lengths,
     ]  # fmt: skip

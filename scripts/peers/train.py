@@ -12,9 +12,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.errors import UserError
-from scripts.peers.launch import Ran, run
-from scripts.peers.systems import PEERS, train_command
+from ..errors import UserError
+from .launch import Ran, run
+from .systems import PEERS, train_command
 
 UNCOUNTED = 3  # first steps of the short run, in which memory is touched for the first time
 MARGIN = 0.95  # of the minutes, for checkpoints

@@ -6,14 +6,14 @@ A pair is a function of (B, N, D) that returns a `Pair`; every such function in 
 import importlib
 from collections.abc import Callable
 
-from scripts.benches.pairs.pair import Pair
+from .pair import Pair
 
 MODULES = ("attention", "deltanet", "experts", "memory", "mtp", "residuals")
 
 
 def all_pairs() -> dict[str, Callable[[int, int, int], Pair]]:
     """Name -> builder. transformers, the reference, is a dependency of development only."""
-    modules = [importlib.import_module(f"scripts.benches.pairs.{name}") for name in MODULES]
+    modules = [importlib.import_module(f"tandem.scripts.benches.pairs.{name}") for name in MODULES]
     return {
         name: value
         for module in modules

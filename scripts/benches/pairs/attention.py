@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.attention import Attention, AttentionConfig
-from backbone.dsa import DSAConfig, SparseAttention
-from backbone.gated_attention import GatedAttention, GatedAttentionConfig
-from backbone.indexer import IndexerConfig
-from backbone.mla import LatentAttention, MLAConfig
-from backbone.norms import GatedRMSNorm, RMSNorm, ZeroCentredRMSNorm
-from backbone.scope import scope
-from scripts.benches.pairs.pair import Pair
+from ....backbone.attention import Attention, AttentionConfig
+from ....backbone.dsa import DSAConfig, SparseAttention
+from ....backbone.gated_attention import GatedAttention, GatedAttentionConfig
+from ....backbone.indexer import IndexerConfig
+from ....backbone.mla import LatentAttention, MLAConfig
+from ....backbone.norms import GatedRMSNorm, RMSNorm, ZeroCentredRMSNorm
+from ....backbone.scope import scope
+from .pair import Pair
 
 SDPA: dict[str, Any] = {"attn_implementation": "sdpa"}
 

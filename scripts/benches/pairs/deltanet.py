@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
-from backbone.scope import scope
-from scripts.benches.pairs.pair import Pair
+from ....backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
+from ....backbone.scope import scope
+from .pair import Pair
 
 
 def gated_deltanet(B: int, N: int, D: int) -> Pair:

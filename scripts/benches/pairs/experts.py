@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbone.feed_forward import SwiGLU
-from backbone.moe import MixtureOfExperts, MoEConfig
-from scripts.benches.pairs.pair import Pair
+from ....backbone.feed_forward import SwiGLU
+from ....backbone.moe import MixtureOfExperts, MoEConfig
+from .pair import Pair
 
 TOP_K = 2
 

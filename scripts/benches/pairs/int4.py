@@ -12,9 +12,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from backbone.experts import mix
-from backbone.int4 import Int4Experts, pack, quantise_aware
-from backbone.moe import MixtureOfExperts, MoEConfig
+from ....backbone.experts import mix
+from ....backbone.int4 import Int4Experts, pack, quantise_aware
+from ....backbone.moe import MixtureOfExperts, MoEConfig
 
 EXPERTS, TOP_K = 16, 2
 Sides = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]  # fp32, packed

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbone.causal_flow import CausalFlow, CausalFlowConfig
-from backbone.engram import Engram, EngramConfig
-from backbone.scope import Scope
-from scripts.benches.pairs.pair import Pair
+from ....backbone.causal_flow import CausalFlow, CausalFlowConfig
+from ....backbone.engram import Engram, EngramConfig
+from ....backbone.scope import Scope
+from .pair import Pair
 
 WORDS, STREAMS = 1000, 2
 

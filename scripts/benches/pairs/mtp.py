@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone.attention import AttentionConfig
-from backbone.mtp import MTPLayer
-from backbone.stack import StackConfig
-from scripts.benches.pairs.pair import Pair
+from ....backbone.attention import AttentionConfig
+from ....backbone.mtp import MTPLayer
+from ....backbone.stack import StackConfig
+from .pair import Pair
 
 OURS = {  # beginnings of names: theirs and ours
     "mtp_block.self_attn.": "block.layers.0.mixer.",

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from backbone.dit import DiTBlock, DiTConfig
-from backbone.hyper_connections import RESIDUALS, HyperConfig
-from scripts.benches.pairs.pair import Pair
+from ....backbone.dit import DiTBlock, DiTConfig
+from ....backbone.hyper_connections import RESIDUALS, HyperConfig
+from .pair import Pair
 
 
 def hyper_connection(B: int, N: int, D: int) -> Pair:
