@@ -28,7 +28,8 @@ import numpy as np
 
 from .contract import Contract
 from .errors import DataError
-from .layout import json_bytes, numeric_features
+from .files import json_bytes
+from .layout import numeric_features
 from .progress import progress_bar
 from .reader import Dataset
 from .segments import Segments, find_segments

@@ -1,23 +1,21 @@
-"""Where the files of a LeRobotDataset v3.0 lie, their schemas, and how a file is put down durably.
+"""Where the files of a LeRobotDataset v3.0 lie, and their schemas.
 
 Notable choices
 - One data file, one meta/episodes file and one mp4 per camera and episode: episode e is file e % 1000 of chunk
   e // 1000 everywhere. A finished file is never opened for writing again.
-- Durable: temporary file, fsync, rename, fsync of the folder. Parquet pages carry checksums: flipped bits are noticed.
-- One writer per dataset: flock on `.lock`, which the kernel releases when the process dies, however it dies.
+- Parquet pages carry checksums: flipped bits are noticed. How a file is put down durably: data/files.py.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import files
 from .contract import Contract, Feature
 from .errors import DataError
 
@@ -53,28 +51,6 @@ def video_file(root: Path, key: str, episode: int) -> Path:
     return root / VIDEO_PATH.format(video_key=key, **place(episode))
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """After return the file is complete and survives a power cut; before, the old one is untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_changed(path: Path, content: bytes) -> None:
-    """As `write_atomic`, where the file does not hold `content` already: caches know files by their times."""
-    if not path.exists() or path.read_bytes() != content:
-        write_atomic(path, content)
-
-
 def table_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", row_group_size=max(1, table.num_rows), write_page_checksum=True)
@@ -93,16 +69,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_json(path: Path) -> Any:
+    """A JSON file of a data set; `path` is meta/<name>.json."""
     try:
-        return json.loads(path.read_text())
+        return files.read_json(path, path.parent.parent)
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing; is {path.parent.parent} a LeRobot v3.0 dataset?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: damaged ({error}); run `tandem data repair`") from None
-
-
-def json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def word_table(name: str, words: list[str]) -> pa.Table:
@@ -192,33 +163,3 @@ def _video_info(shape: tuple[int, ...], fps: int) -> dict[str, Any]:
         "video.height": shape[0], "video.width": shape[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
         "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
     }  # fmt: skip
-
-
-class Lock:
-    """Exclusive use of a folder until `release` or the death of this process."""
-
-    def __init__(self, root: Path) -> None:
-        self.path = root / ".lock"
-        while True:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.read(self._fd, 32).decode() or "unknown"
-                os.close(self._fd)
-                raise DataError(f"{root}: in use by process {holder}; wait for it or use another folder") from None
-            if self.path.exists() and os.fstat(self._fd).st_ino == os.stat(self.path).st_ino:
-                break
-            os.close(self._fd)  # the last holder removed the file between our open and our lock
-        os.truncate(self._fd, 0)
-        os.write(self._fd, str(os.getpid()).encode())
-
-    @property
-    def held(self) -> bool:
-        return self._fd >= 0
-
-    def release(self) -> None:
-        if self.held:
-            self.path.unlink(missing_ok=True)
-            os.close(self._fd)
-            self._fd = -1

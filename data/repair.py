@@ -24,7 +24,8 @@ from . import layout
 from .contract import Contract
 from .encode import decode_image
 from .errors import DataError
-from .layout import json_bytes, read_json, read_table, read_words, table_bytes, word_table, write_changed
+from .files import Lock, json_bytes, write_changed
+from .layout import read_json, read_table, read_words, table_bytes, word_table
 from .stats import write_stats
 from .video import verify_video
 
@@ -62,7 +63,7 @@ def repair(root: Path | str) -> RepairReport:
     root = Path(root)
     if not (root / "meta" / "contract.json").exists():
         raise DataError(f"{root}: no meta/contract.json; only datasets recorded by Tandem can be repaired")
-    lock = layout.Lock(root)
+    lock = Lock(root)
     try:
         state = survey(root)
         moved = _apply(root, state)

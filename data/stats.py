@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .encode import pixel_histogram
-from .layout import json_bytes, write_atomic
+from .files import json_bytes, write_atomic
 from .reader import Dataset
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}

@@ -29,7 +29,8 @@ from . import layout
 from .contract import Contract
 from .encode import EncodedEpisode, EpisodeEncoder, Meta
 from .errors import DataError
-from .layout import json_bytes, place, table_bytes, word_table, write_atomic
+from .files import Lock, json_bytes, write_atomic
+from .layout import place, table_bytes, word_table
 from .repair import own_columns, settle, verify_data_file
 from .stats import write_stats
 
@@ -57,7 +58,7 @@ class Recorder:
                 f"{self.root}: exists and is not empty; choose another folder, or continue it with --resume"
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = layout.Lock(self.root)
+        self._lock = Lock(self.root)
         try:
             self._resume() if existing else self._create()
         except BaseException:

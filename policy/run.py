@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from ..data.layout import Lock
+from ..data.files import Lock
 from .errors import PolicyError
 
 

@@ -2,10 +2,14 @@
 
 import importlib
 import json
+import signal
 import sys
 from dataclasses import asdict
 from importlib import metadata
+from types import FrameType
 from typing import Any
+
+from ..data.stopping import INTERRUPTED, Stopped
 
 VERBS = {
     "demo": "record, train, evaluate and watch three tasks in one go",
@@ -47,6 +51,8 @@ def run(verb: str, arguments: list[str]) -> int:
     from .malloc import keep_pages
 
     keep_pages()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     try:
         module = importlib.import_module(f"tandem.scripts.{verb}")
         import tyro
@@ -58,12 +64,17 @@ def run(verb: str, arguments: list[str]) -> int:
         return int(module.main(args))
     except KeyboardInterrupt as stop:
         print(f"tandem: stopped. {stop}", file=sys.stderr)
-        return 130
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except (ValueError, OSError) as error:
         if not isinstance(error, (OSError, *known_errors())):
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Outside of `Stop`, where nothing has to be brought to an end."""
+    raise Stopped("", number)
 
 
 def resolved(module: Any, args: Any) -> dict[str, Any]:

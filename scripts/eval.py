@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from ..data.layout import write_atomic
+from ..data.files import write_atomic
 from ..data.progress import progress_bar
 from ..policy import checkpoint
 from ..policy.agent import Runtime

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.layout import json_bytes, write_atomic
+from ..data.files import json_bytes, write_atomic
 from .errors import UserError
 
 

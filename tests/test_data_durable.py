@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tandem.data.errors import DataError
-from tandem.data.layout import Lock
+from tandem.data.files import Lock
 from tandem.data.reader import Dataset
 from tandem.data.repair import repair
 from tandem.data.writer import Recorder

@@ -50,7 +50,7 @@ def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    holding = "import sys, time; from pathlib import Path; from data.layout import Lock; lock = Lock(Path(sys.argv[1]))"
+    holding = "import sys, time; from pathlib import Path; from tandem.data.files import Lock; Lock(Path(sys.argv[1]))"
     holder = subprocess.Popen(
         [sys.executable, "-c", f"{holding}; print('held', flush=True); time.sleep(60)", str(tmp_path)],
         stdout=subprocess.PIPE,

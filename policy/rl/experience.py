@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ...data.layout import write_atomic
+from ...data.files import write_atomic
 from ..errors import PolicyError
 
 Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...data.layout import json_bytes, write_atomic
+from ...data.files import json_bytes, write_atomic
 from .. import checkpoint
 from ..bundle import Bundle
 from ..errors import PolicyError

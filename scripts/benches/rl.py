@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import envs
-from ...data.layout import json_bytes, write_atomic
+from ...data.files import json_bytes, write_atomic
 from ..errors import UserError
 from ..manifest import this_command
 from ..results import result_file

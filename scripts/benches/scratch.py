@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import envs
-from ...data.layout import json_bytes, write_atomic
+from ...data.files import json_bytes, write_atomic
 from ..errors import UserError
 from ..settings import same_settings
 from .rl_record import DONE, curve_in

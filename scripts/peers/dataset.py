@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ...data.layout import INDEX_COLUMNS, json_bytes, read_json, read_table, read_words, table_bytes, write_atomic
+from ...data.files import json_bytes, write_atomic
+from ...data.layout import INDEX_COLUMNS, read_json, read_table, read_words, table_bytes
 from ...data.reader import Dataset
 from ...data.stats import column_stats
 from ..errors import UserError

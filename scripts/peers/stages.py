@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ...data.layout import json_bytes, write_atomic
+from ...data.files import json_bytes, write_atomic
 from ...policy.evaluate import EPISODES_FILE
 from ..errors import UserError
 from ..manifest import ROOT
