@@ -6,7 +6,25 @@ from dataclasses import replace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from faults import Faults
 from tandem.scripts import collect
+
+
+def pytest_addoption(parser):
+    parser.addoption("--publish-faults", action="store_true", help="write docs/results/faults.json at the end")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fault(row, injected=1): injects a fault of docs/robustness.md (tests/faults.py)")
+    config.pluginmanager.register(Faults(), "faults")
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--publish-faults") and "PYTEST_XDIST_WORKER" not in os.environ:
+        from tandem.scripts.results import write_result
+
+        metrics = session.config.pluginmanager.get_plugin("faults").metrics()
+        write_result("faults", "python -m pytest -m fault --publish-faults", metrics)
 
 
 @pytest.fixture(scope="session")
