@@ -16,14 +16,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+from .files import check_name, parse_json
 
 ROLES = ("image", "state", "action", "privileged", "label", "text")
 DTYPES = ("uint8", "float32", "float64", "int64", "bool", "string")
+IMAGES = "observation.images."  # how the keys of cameras begin
+MAX_FPS, MAX_SIDE, MAX_ENTRIES = 10_000, 16_384, 65_536  # beyond these a file is damaged or hostile
 SLACK = 0.02  # share of the span by which a value that is not an action may leave its range
 Bound = float | tuple[float, ...] | None
 
@@ -37,11 +41,15 @@ class Feature:
     low: Bound = None  # smallest allowed value, for all entries or per entry
     high: Bound = None
     role: str = "label"  # one of ROLES
+    kind: tuple[str, ...] | None = None  # of an action's entries, see data/kinds.py; None: as its names say
 
     @staticmethod
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
-        feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
+        try:
+            feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
+        except RecursionError:
+            raise DataError(f"feature {key}: is nested too deep; the file is damaged") from None
         _check_feature(key, feature)
         return feature
 
@@ -49,36 +57,33 @@ class Feature:
 @dataclass(frozen=True)
 class Contract:
     robot: str
-    fps: int
+    fps: float  # frames a second; a whole number is an int
     features: dict[str, Feature]
 
     @staticmethod
     def from_fields(raw: Mapping[str, Any]) -> Contract:
         """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
         _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
-        if not isinstance(raw["fps"], int) or raw["fps"] <= 0:
-            raise DataError(f"contract: fps is {raw['fps']!r}; it must be a whole number above 0")
-        contract = Contract(raw["robot"], raw["fps"], {k: Feature.from_json(k, f) for k, f in raw["features"].items()})
-        cameras = [key.removeprefix("observation.images.") for key in contract.keys("image")]
-        if sorted(raw.get("cameras", cameras)) != sorted(cameras):
-            raise DataError(
-                f"contract: cameras {list(raw['cameras'])} but image features for {cameras}; make them agree"
-            )
+        if not isinstance(raw["robot"], str) or not isinstance(raw["features"], Mapping):
+            raise DataError("contract: robot must be a text and features a mapping; the file is damaged")
+        features = {k: Feature.from_json(k, f) for k, f in raw["features"].items()}
+        contract = Contract(raw["robot"], checked_fps(raw["fps"], "contract"), features)
+        cameras, given = [*contract.cameras()], raw.get("cameras", [*contract.cameras()])
+        if not isinstance(given, (list, tuple)) or sorted(map(str, given)) != sorted(cameras):
+            raise DataError(f"contract: cameras {given!r} but image features for {cameras}; make them agree")
         return contract
 
     @staticmethod
     def from_json(text: str) -> Contract:
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"contract: not JSON ({error}); the file is damaged") from None
-        return Contract.from_fields(raw)
+        return Contract.from_fields(parse_json(text, "contract"))
 
     def to_json(self) -> str:
         """Canonical: equal contracts give equal text."""
         raw = asdict(self)
         for feature in raw["features"].values():
             feature |= {bound: _floats(feature[bound]) for bound in ("low", "high")}  # -1 and -1.0 are the same range
+            if feature["kind"] is None:
+                del feature["kind"]  # digests of contracts from before there were kinds stay what they were
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -93,8 +98,8 @@ class Contract:
         return Contract(self.robot, self.fps, {key: self.features[key] for key in self.keys(*roles)})
 
     def cameras(self) -> dict[str, str]:
-        """camera name -> key, e.g. front -> observation.images.front."""
-        return {key.rsplit(".", 1)[-1]: key for key in self.keys("image")}
+        """camera name -> key. The name is what follows "observation.images." in the key, else the whole key."""
+        return {key.removeprefix(IMAGES): key for key in self.keys("image")}
 
     def check(self, other: Contract, what: str = "contract") -> None:
         """Raise a DataError naming the first key and field in which `other` differs."""
@@ -190,9 +195,16 @@ def _same(what: str, field: str, here: Any, there: Any) -> None:
         raise DataError(f"{what}: {field} is {here!r} here and {there!r} there; use data and model of one contract")
 
 
+def checked_fps(fps: object, where: str) -> float:
+    """A rate in frames a second, above 0; 30.0 is the int 30."""
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= MAX_FPS:
+        raise DataError(f"{where}: fps is {fps!r}; it must be a number above 0 and at most {MAX_FPS}")
+    return int(fps) if fps == int(fps) else fps
+
+
 def _check_feature(key: str, f: Feature) -> None:
-    if "/" in key:
-        raise DataError(f"feature {key}: '/' is not allowed in a key")
+    check_name(key, "feature")
+    _check_types(key, f)
     if f.role not in ROLES or f.dtype not in DTYPES:
         raise DataError(f"feature {key}: role {f.role!r}, dtype {f.dtype!r}; roles are {ROLES}, dtypes are {DTYPES}")
     if (f.role == "text") != (f.dtype == "string") or (f.role == "image") != (f.dtype == "uint8" and len(f.shape) == 3):
@@ -201,7 +213,25 @@ def _check_feature(key: str, f: Feature) -> None:
         raise DataError(f"feature {key}: shape {f.shape}; text is (), images are (H, W, 3), all else is (n,)")
     if f.role in ("text", "image"):
         return
-    for field in ("names", "unit", "low", "high"):
+    for field in ("names", "unit", "low", "high", "kind"):
         value = getattr(f, field)
         if isinstance(value, tuple) and len(value) != f.shape[0]:
             raise DataError(f"feature {key}: {len(value)} values in {field} for shape {f.shape}")
+
+
+def _check_types(key: str, f: Feature) -> None:
+    """What JSON may hold in place of a text, a size or a number."""
+    sizes = f.shape if isinstance(f.shape, tuple) else (None,)
+    limit = MAX_SIDE if len(sizes) == 3 else MAX_ENTRIES
+    if any(type(n) is not int or not 0 < n <= limit for n in sizes):
+        raise DataError(f"feature {key}: shape {str(f.shape)[:60]}; sizes are whole numbers from 1 to {limit}")
+    texts = [f.dtype, f.role, *_each(f.names), *_each(f.unit), *_each(f.kind)]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"feature {key}: dtype, role, names, unit and kind must be texts")
+    bounds = [*_each(f.low), *_each(f.high)]
+    if any(isinstance(b, bool) or not isinstance(b, (int, float)) or b != b or 1e38 < abs(b) < inf for b in bounds):
+        raise DataError(f"feature {key}: low and high must be numbers")
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else () if value is None else (value,)

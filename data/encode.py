@@ -112,11 +112,15 @@ def encode_image(image: np.ndarray, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def decode_image(blob: bytes, where: str) -> np.ndarray:
-    """uint8 (H, W, 3)"""
+def decode_image(blob: bytes, where: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """uint8 (H, W, 3). shape: what it must be, compared with the file's header before anything is decoded."""
     try:
         with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
+            if shape is not None and (image.height, image.width, 3) != tuple(shape):
+                raise DataError(f"{where}: image is {(image.height, image.width, 3)}; the contract says {shape}")
             return np.asarray(image.convert("RGB"))
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: image does not decode ({error}); run `tandem data repair`") from None
 

@@ -94,13 +94,18 @@ def word_table(name: str, words: list[str]) -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
-def read_words(path: Path, name: str) -> list[str]:
+def read_words(path: Path, name: str) -> dict[int, str]:
+    """{index: text} of a table of instructions or subtasks. Tables of others may have holes."""
     table = read_table(path)
     text = next((c for c in (name, "__index_level_0__") if c in table.column_names), None)
     if text is None or f"{name}_index" not in table.column_names:
         raise DataError(f"{path}: has columns {table.column_names}; expected {name}_index and {name}")
-    pairs = sorted(zip(table[f"{name}_index"].to_pylist(), table[text].to_pylist(), strict=True))
-    return [word for _, word in pairs]
+    index, words = table[f"{name}_index"].to_pylist(), table[text].to_pylist()
+    if not all(type(i) is int and i >= 0 for i in index) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"{path}: {name}_index must hold whole numbers and {name} texts; the file is damaged")
+    if len(set(index)) < len(index):
+        raise DataError(f"{path}: {name}_index holds a number twice; the file is damaged")
+    return dict(sorted(zip(index, words, strict=True)))
 
 
 def numeric_features(contract: Contract) -> dict[str, Feature]:

@@ -204,7 +204,8 @@ def _table(root: Path, name: str, known: dict[int, str]) -> list[str]:
         words = read_words(root / "meta" / f"{name}s.parquet", name)
     except DataError:
         return rebuilt
-    return words if all(i < len(words) and words[i] == word for i, word in known.items()) else rebuilt
+    agrees = [*words] == [*range(len(words))] and all(words.get(i) == word for i, word in known.items())
+    return list(words.values()) if agrees else rebuilt
 
 
 def _info_mode(root: Path) -> str:

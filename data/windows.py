@@ -58,7 +58,7 @@ def unseen(cache: FrameCache, idx: np.ndarray, chunk: int, ticks: int, tick: int
         "future_index": np.minimum(idx + chunk, last),
         "history_index": np.maximum(back, start[:, None]),
         "history_mask": back >= start[:, None],
-        "instruction": cache.instruction_of_episode[episode],  # into cache.instructions
+        "instruction": cache.instruction_of_frame[idx],  # into cache.instructions
         "subtask": word[idx],  # into cache.subtasks
         "previous_subtask": np.where(
             before >= start, word[np.maximum(before, start)], -1

@@ -131,7 +131,8 @@ class Bundle:
             value = np.array(self.contract.check_value(key, obs, "observation"))
             return torch.from_numpy(value)[None].to(self.device)
 
-        images = {camera: read(f"observation.images.{camera}") for camera in self.cameras}
+        keys = self.contract.cameras()
+        images = {camera: read(keys[camera]) for camera in self.cameras}
         return images, self.normalized_state(read(STATE))
 
     def entity_targets(self, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,34 @@
 """Check, replay, repair or describe a recorded data set."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import envs
 from ..data.check import check as find_problems
+from ..data.contract import entry_name
+from ..data.kinds import action_kinds
 from ..data.reader import Dataset
+from ..data.rename import parse_rename
 from ..data.repair import repair as repair_files
 from .errors import UserError
 
 
 @dataclass(frozen=True)
 class Check:
-    """Look for values out of range, NaN, constant entries, gaps and wrong shapes. Exit code 1 if something is wrong."""
+    """Decode every image and look at every value: out of range, NaN, constant, gaps, black or repeated pictures. Exit
+    code 1 if something is wrong."""
 
     root: Annotated[Path, tyro.conf.Positional]
+    rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME, e.g. actions=action; none: the names are ours
     dry_run: bool = False
 
 
@@ -30,6 +38,7 @@ class Replay:
 
     root: Annotated[Path, tyro.conf.Positional]
     episodes: int = 20  # how many, spread evenly over the data set; 0: all
+    rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME, e.g. actions=action; none: the names are ours
     dry_run: bool = False
 
 
@@ -43,9 +52,10 @@ class Repair:
 
 @dataclass(frozen=True)
 class Info:
-    """Episodes, frames, tasks and the contract."""
+    """Features, cameras, sizes, rate, ranges, kinds of action, episodes and tasks."""
 
     root: Annotated[Path, tyro.conf.Positional]
+    rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME, e.g. actions=action; none: the names are ours
     dry_run: bool = False
 
 
@@ -65,16 +75,16 @@ def main(args: Check | Replay | Repair | Info) -> int:
 
 
 def check(args: Check) -> int:
-    findings = find_problems(args.root)
+    findings = find_problems(args.root, parse_rename(args.rename), progress=True)
     table = Table("severity", "feature", "finding")
-    for finding in findings:
-        table.add_row(finding.severity, finding.key, finding.what)
-    Console().print(table if findings else f"{args.root}: nothing wrong found")
+    for finding in findings:  # texts of the data set: brackets in them are no markup
+        table.add_row(*(Text(cell) for cell in (finding.severity, finding.key, finding.what)))
+    Console().print(table if findings else Text(f"{args.root}: nothing wrong found"))
     return int(any(finding.severity == "error" for finding in findings))
 
 
 def replay(args: Replay) -> int:
-    dataset = Dataset(args.root)
+    dataset = Dataset(args.root, parse_rename(args.rename))
     total = len(dataset.episodes)
     step = max(1, total // args.episodes) if args.episodes else 1
     chosen = list(range(0, total, step))[: args.episodes or total]
@@ -110,14 +120,40 @@ def repair(args: Repair) -> int:
 
 
 def info(args: Info) -> int:
-    dataset = Dataset(args.root)
-    tasks: dict[str, int] = {}
-    for row in dataset.episodes:
-        name = str(row.get("sim/task", "?"))
-        tasks[name] = tasks.get(name, 0) + 1
-    print(
-        f"{args.root}: {len(dataset.episodes)} episodes, {len(dataset)} frames; "
-        f"contract {dataset.contract.digest()[:12]}"
-    )
-    print("\n".join(f"  {task}: {count} episodes" for task, count in tasks.items()))
+    dataset = Dataset(args.root, parse_rename(args.rename))
+    contract, columns = dataset.contract, [dataset.columns(e) for e in range(len(dataset.episodes))]
+    origin = "recorded elsewhere" if dataset.foreign else f"contract {contract.digest()[:12]}"
+    frames, hours = len(dataset), len(dataset) / contract.fps / 3600
+    print(f"{args.root}: {len(dataset.episodes)} episodes, {frames} frames, {hours:.2f} hours at {contract.fps:g} Hz")
+    print(f"robot {contract.robot}; {origin}")
+    table = Table("feature", "dtype", "shape", "range found")
+    for key, feature in contract.features.items():
+        found = [c[key] for c in columns if key in c]
+        table.add_row(
+            *(Text(cell) for cell in (key, feature.dtype, "x".join(map(str, feature.shape)) or "-", _extent(found)))
+        )
+    Console().print(table)
+    _show_actions(dataset, columns)
+    counts = Counter(str(row.get("sim/task") or "; ".join(row.get("tasks") or ["?"])) for row in dataset.episodes)
+    print("\n".join(f"  {task}: {count} episodes" for task, count in counts.items()))
     return 0
+
+
+def _extent(found: list[np.ndarray]) -> str:
+    if not found:
+        return ""
+    return f"{min(float(x.min()) for x in found):.4g} .. {max(float(x.max()) for x in found):.4g}"
+
+
+def _show_actions(dataset: Dataset, columns: list[dict[str, np.ndarray]]) -> None:
+    """Unit, kind and range of every entry of an action."""
+    feature = dataset.contract.features.get("action")
+    if feature is None or not columns or "observation.state" not in columns[0]:
+        return
+    state, action = (np.concatenate([c[key] for c in columns]) for key in ("observation.state", "action"))
+    last = np.concatenate([np.arange(len(c["action"])) == len(c["action"]) - 1 for c in columns])
+    table = Table("action", "unit", "kind", "range found")
+    for i, kind in enumerate(feature.kind or action_kinds(dataset.contract, state, action, last)):
+        unit = feature.unit[i] if isinstance(feature.unit, tuple) else feature.unit or ""
+        table.add_row(*(Text(cell) for cell in (entry_name("action", feature, i), unit, kind, _extent([action[:, i]]))))
+    Console().print(table)

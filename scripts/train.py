@@ -33,6 +33,7 @@ class Args:
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
     processes: int | None = None  # that share every batch, instead of the preset's; 1 on a GPU
     threads: int = 1  # of torch, in each of them
+    rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME of --data's features, e.g. actions=action; none: ours already
     cache: Path = Path("cache")  # decoded frames, memory-mapped
     dry_run: bool = False  # print the resolved settings and stop
 
@@ -63,6 +64,7 @@ def resolve(args: Args) -> dict[str, Any]:
 
 def main(args: Args) -> int:
     from ..data.cache import FrameCache
+    from ..data.rename import parse_rename
     from ..policy.train import refuse_another, train
 
     begin = time.perf_counter()
@@ -71,7 +73,9 @@ def main(args: Args) -> int:
     if args.resume and not args.data:
         refuse_another(recipe, output)  # before its data is recorded
     data = args.data or ensure_data(recipe)
-    cache = FrameCache.build(list(data), args.cache)
+    cache = FrameCache.build(
+        list(data), args.cache, rename=parse_rename(args.rename), image_size=recipe.sizes.image_size
+    )
     recipe = replace(recipe, tasks=tasks_of(cache.episodes, recipe.tasks))
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     this_code()

@@ -15,7 +15,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "fault(row, injected=1): injects a fault of docs/robustness.md (tests/faults.py)")
+    config.addinivalue_line(
+        "markers", "fault(row, injected=1): injects a fault of docs/robustness.md (tests/faults.py)"
+    )
     config.pluginmanager.register(Faults(), "faults")
 
 

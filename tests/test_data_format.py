@@ -153,7 +153,7 @@ def test_dataset_without_a_contract_of_ours(tmp_path: Path) -> None:
     (root / "meta/contract.json").unlink()
     dataset = Dataset(root)
     assert dataset.contract.features["observation.state"].names == ("x", "y", "z")
-    assert dataset.subtasks == ["approach", "grasp", "lift"]
+    assert dataset.subtasks == {0: "approach", 1: "grasp", 2: "lift"}
     for e in range(3):
         for key, value in before[e].items():
             np.testing.assert_array_equal(read_frames(dataset, e)[key], value)
@@ -174,7 +174,7 @@ def test_paths_may_not_leave_the_dataset(tmp_path: Path) -> None:
     root = toy_dataset(tmp_path / "set")
     info = json.loads((root / "meta/info.json").read_text())
     (root / "meta/info.json").write_text(json.dumps(info | {"data_path": "../../x-{chunk_index}-{file_index}.parquet"}))
-    with pytest.raises(DataError, match="leads outside"):
+    with pytest.raises(DataError, match="leads out of"):
         Dataset(root).columns(0)
 
 

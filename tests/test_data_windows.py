@@ -56,7 +56,7 @@ def test_cache_is_reused_and_renewed(roots: list[Path], tmp_path: Path) -> None:
     again = FrameCache.build(root, tmp_path / "cache", progress=False)
     assert again.digest != first.digest and len(again) == len(first) + 4
     (folder,) = (p for p in (tmp_path / "cache").iterdir() if FrameCache.open(p).digest == first.digest)
-    (folder / "front.npy").write_bytes(b"")
+    (folder / "camera-0.npy").write_bytes(b"")
     with pytest.raises(DataError, match="delete the folder"):
         FrameCache.open(folder)
 

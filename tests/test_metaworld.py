@@ -189,7 +189,7 @@ def test_demonstrations_are_recorded_replayed_and_trained_on_with_the_encoders_t
     assert dataset.info["fps"] == 80 and dataset.images(0, "observation.images.corner2").shape[1:] == (96, 96, 3)
     state = dataset.columns(0)["observation.environment_state"].reshape(-1, 3, 4)
     assert (state[..., 3] == 1).all()  # the hammer, the nail and the goal
-    assert {"reach the hammer", "hammer the nail"} <= set(dataset.subtasks)
+    assert {"reach the hammer", "hammer the nail"} <= set(dataset.subtasks.values())
     assert not [finding for finding in check(output) if finding.severity == "error"]
     assert tandem("data", ["replay", str(output)]) == 0
     run = tmp_path / "run"

@@ -59,12 +59,14 @@ def test_peers_get_nothing_else(copies):
 
 def test_the_environment_state_of_peers_is_the_task(copies):
     _, copy = copies
-    assert len(copy.tasks) > 1 and task_words(copy.root) == copy.tasks
+    assert len(copy.tasks) > 1 and task_words(copy.root) == list(copy.tasks.values())
     for episode in range(len(copy.episodes)):
         codes = np.array(copy.table(episode, [CODE])[CODE].to_pylist())
         said = copy.episodes[episode]["tasks"][0]
-        assert (codes == task_code(copy.tasks, said)).all() and codes.sum(1).tolist() == [1.0] * len(codes)
-    assert not task_code(copy.tasks, "something else").any()
+        assert (codes == task_code(list(copy.tasks.values()), said)).all() and codes.sum(1).tolist() == [1.0] * len(
+            codes
+        )
+    assert not task_code(list(copy.tasks.values()), "something else").any()
 
 
 def test_one_task_needs_no_code_and_a_copy_is_made_once(tmp_path):

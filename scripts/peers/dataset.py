@@ -53,7 +53,7 @@ def task_code(tasks: list[str], task: str) -> np.ndarray:
 
 
 def task_words(root: Path) -> list[str]:
-    return read_words(root / "meta" / "tasks.parquet", "task")
+    return list(read_words(root / "meta" / "tasks.parquet", "task").values())
 
 
 def _same_frames(dataset: Dataset, target: Path) -> None:
@@ -71,7 +71,7 @@ def _write(dataset: Dataset, target: Path) -> None:
     features = {key: dataset.info["features"][key] for key in keys}
     if len(dataset.tasks) > 1:
         stats[CODE] = column_stats(np.concatenate(shown))
-        features[CODE] = {"dtype": "float32", "shape": [len(dataset.tasks)], "names": dataset.tasks}
+        features[CODE] = {"dtype": "float32", "shape": [len(dataset.tasks)], "names": list(dataset.tasks.values())}
     info = {key: value for key, value in dataset.info.items() if key != "contract_digest"} | {"features": features}
     write_atomic(target / "meta" / "stats.json", json_bytes(stats))
     write_atomic(target / "meta" / "info.json", json_bytes(info))
