@@ -75,8 +75,6 @@ def refuse_actions(contract: Contract, action: np.ndarray, where: str) -> None:
     ]
     kind = "absolute targets" if "absolute" in (feature.kind or ()) else "values"
     share, factor = 100 * outside.max(), np.abs(action).max()
-    raise DataError(
-        f"{where}: actions leave their range in {share:.0f}% of the frames ({'; '.join(extents)}): {kind} of this size are "
-        f"not supported yet; scale them into [-1, 1] (here by 1/{factor:.4g}) and back in the robot's driver, or record "
-        "deltas"
-    )
+    found = f"actions leave their range in {share:.0f}% of the frames ({'; '.join(extents)})"
+    todo = f"scale them into [-1, 1] (here by 1/{factor:.4g}) and back in the robot's driver, or record deltas"
+    raise DataError(f"{where}: {found}: {kind} of this size are not supported yet; {todo}")

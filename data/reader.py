@@ -310,7 +310,9 @@ def to_numpy(column: pa.ChunkedArray, where: str) -> np.ndarray:
     width = None
     if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         lengths = pc.list_value_length(array).to_pylist()
-        if len(set(lengths)) > 1 or None in lengths:
+        if None in lengths:
+            raise DataError(f"{where}: {lengths.count(None)} rows are missing; mend the data, or leave them out")
+        if len(set(lengths)) > 1:
             raise DataError(
                 f"{where}: has rows of different lengths ({sorted(map(str, set(lengths)))[:4]}); mend the data"
             )

@@ -12,12 +12,21 @@ Notable choices
   tell "was preempted, run the same command again" from an error (2).
 """
 
+import ctypes
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED, PREEMPTED = 130, 75  # exit codes
+
+
+def die_with_parent() -> None:
+    """For a process that was just started: the kernel kills it when its parent dies, also while it hangs in C code.
+    Linux only; elsewhere nothing happens."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Stopped(KeyboardInterrupt):

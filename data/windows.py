@@ -133,7 +133,7 @@ def make_batch(sampler: Sampler, cache: FrameCache, step: int, extras: Extras = 
     idx = sampler.indices(step)
     batch = window(cache, idx, sampler.chunk, sampler.ticks, sampler.tick)
     for name in extras.at:
-        batch[name] = look(cache, batch[f"{name}_index"][: int(extras.share * len(idx))].numpy())
+        batch[name] = look(cache, batch[f"{name}_index"][: max(1, int(extras.share * len(idx)))].numpy())
     batch["columns"] = {key: torch.from_numpy(cache.columns[key][idx]) for key in extras.columns}
     return batch
 

@@ -12,8 +12,9 @@ directly. Training only: at test time there are words and pixels.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .losses import cross_entropy
 
 REFERENTS = 2  # R: the object, the destination
 
@@ -61,5 +62,5 @@ class Grounding(nn.Module):
 
 
 def grounding_loss(logits: Tensor, referents: Tensor) -> Tensor:
-    """logits (B, R, K), referents (B, R) entity index, -1 where the instruction names none."""
-    return F.cross_entropy(logits.flatten(0, 1), referents.flatten(), ignore_index=-1)
+    """logits (B, R, K), referents (B, R) entity index, -1 where the instruction names none. 0 where none names any."""
+    return cross_entropy(logits.flatten(0, 1), referents.flatten(), ignored=-1)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from .attention_pool import AttentionPool
 from .chat import IGNORED, Chat, continued
 from .hub import PretrainedError, add_lora, load
+from .losses import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class PretrainedPlanner(nn.Module):
         right = (logits.argmax(-1) == target) | (target == IGNORED)
         cosine = 1 - F.cosine_similarity(goal, batch["goal"], dim=-1)
         return {
-            "text": F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED),
+            "text": cross_entropy(logits.flatten(0, 1), target.flatten(), ignored=IGNORED),
             "goal": F.smooth_l1_loss(goal, batch["goal"]) + 0.1 * cosine.mean(),
             "progress": F.l1_loss(progress, batch["progress"]),
             "subtask_accuracy": right.all(dim=1).float().mean().detach(),

@@ -24,6 +24,7 @@ from ..backbone.engram import EngramConfig
 from ..backbone.gated_attention import GatedAttentionConfig
 from ..backbone.mtp import MultiTokenPrediction
 from ..backbone.stack import Stack, StackConfig
+from .losses import cross_entropy
 from .speech import say
 from .tokenizer import BOS, EOS, PAD
 from .trunk import Trunk
@@ -246,7 +247,7 @@ def stack_config(cfg: System2Config) -> StackConfig:
 
 def word_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy over the words that are no padding. logits (B, N, words), target (B, N)."""
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD)
+    return cross_entropy(logits.flatten(0, 1), target.flatten(), ignored=PAD)
 
 
 def with_eos(subtask: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class Progress:
 
     step: int = 0
     optimizer: dict[str, Any] | None = None  # state dict to resume from
-    skipped: int = 0  # consecutive skipped steps
+    skipped: int = 0  # steps without an update, as their loss or gradient was not finite
+    in_a_row: int = 0  # of these, the last ones
     metrics: dict[str, float] = field(default_factory=dict)  # means since the last log
     wait_s: float = 0.0  # waiting for data, since the last log
     since: float = field(default_factory=time.perf_counter)
@@ -84,7 +85,7 @@ def fit(
             _agree(parameters, numbers, team)
             stop = bool(numbers.pop("stop"))
             norm = nn.utils.clip_grad_norm_(parameters, stage.clip)
-            if _finite(numbers["loss"], norm, progress, batch):
+            if _finite(numbers["loss"], norm, progress, batch, run):
                 optimizer.step()
                 average.update_parameters(model)
             schedule.step()
@@ -94,11 +95,24 @@ def fit(
             bar.update()
             if progress.step % log_every == 0 or progress.step == stage.steps:
                 _report(learner.name, progress, stage.batch, float(schedule.get_last_lr()[0]), run, bar)
+            if progress.step == stage.steps:
+                _refuse_nothing_learned(learner.name, progress)
             if stop or progress.step % save_every == 0 or progress.step == stage.steps:
                 save(progress.step, optimizer)
             if stop:
                 return False
+    if progress.skipped and team.rank == 0:
+        print(f"stage {learner.name}: {_skips(progress)}")
     return True
+
+
+def _skips(progress: Progress) -> str:
+    return f"{progress.skipped} of {progress.step} steps were skipped (loss or gradient not finite)"
+
+
+def _refuse_nothing_learned(name: str, progress: Progress) -> None:
+    if progress.skipped and progress.skipped >= progress.step:
+        raise PolicyError(f"stage {name} learned nothing: {_skips(progress)}; run `tandem data check`")
 
 
 def _agree(parameters: list[nn.Parameter], numbers: dict[str, Tensor], team: Team) -> None:
@@ -141,18 +155,29 @@ def _next(batches: Iterator[dict[str, Any]], progress: Progress) -> dict[str, An
     return batch
 
 
-def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any]) -> bool:
+def _finite(loss: Tensor, norm: Tensor, progress: Progress, batch: dict[str, Any], run: Run | Silent) -> bool:
     if math.isfinite(loss.item()) and math.isfinite(norm.item()):
-        progress.skipped = 0
+        progress.in_a_row = 0
         return True
     progress.skipped += 1
-    if progress.skipped > MAX_SKIPPED:
-        frames = batch["index"][:8].tolist()
+    progress.in_a_row += 1
+    if progress.in_a_row > MAX_SKIPPED:
+        frames = batch["index"].tolist()
+        where = run.keep("not_finite.json", {"step": progress.step, "frames": frames})
         raise PolicyError(
-            f"loss or gradient is not finite {progress.skipped} steps in a row at step {progress.step} "
-            f"(frames {frames} …); run `tandem data check`, or lower the learning rate; the last checkpoint is good"
+            f"loss or gradient is not finite {progress.in_a_row} steps in a row at step {progress.step} "
+            f"(frames {frames[:8]} …{where}); {_cause(loss, batch)}; the last checkpoint is good"
         )
     return False
+
+
+def _cause(loss: Tensor, batch: dict[str, Any]) -> str:
+    """What is not finite: a number of the data, or what the weights make of it."""
+    names = [key for key in ("state", "actions") if key in batch and not bool(batch[key].isfinite().all())]
+    if names:
+        return f"the data's {names[0]} is not finite there: run `tandem data check`"
+    what = "gradient" if math.isfinite(loss.item()) else "loss"
+    return f"the data is finite there, the {what} is not: lower the learning rate"
 
 
 def _collect(progress: Progress, metrics: dict[str, Tensor]) -> None:
@@ -164,8 +189,11 @@ def _collect(progress: Progress, metrics: dict[str, Tensor]) -> None:
 def _report(name: str, progress: Progress, batch: int, rate: float, run: Run | Silent, bar: tqdm) -> None:
     seconds = time.perf_counter() - progress.since
     means = {key: value / progress.steps_since for key, value in progress.metrics.items()}
+    if progress.skipped:
+        means["skipped"] = float(progress.skipped)
     speed = {"samples_per_s": batch * progress.steps_since / seconds, "data_wait": progress.wait_s / seconds}
     run.log(name, progress.step, means | speed | {"learning_rate": rate})
-    bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['samples_per_s']:.0f} samples/s", refresh=False)
+    skips = f", {progress.skipped} steps skipped" if progress.skipped else ""
+    bar.set_postfix_str(f"loss {means['loss']:.3f}, {speed['samples_per_s']:.0f} samples/s{skips}", refresh=False)
     progress.metrics, progress.steps_since, progress.wait_s = {}, 0, 0.0
     progress.since = time.perf_counter()

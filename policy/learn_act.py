@@ -7,7 +7,7 @@ Only the first half of a batch carries a goal (the rest trains the flat policy),
 encoded. The goal's labels come from the averaged encoder and carry no gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -51,12 +51,14 @@ class ActLearner:
         seed: int,
         dtype: torch.dtype,
         team: Team = ALONE,
+        held_out: Sequence[int] = (),
     ):
+        """held_out: episodes of which nothing is learned."""
         self.bundle, self.model, self.cache = bundle, bundle.model, cache
         self.average = cast(Tandem, average.module)
         sizes = bundle.config.sizes
         self.sampler = Sampler(
-            cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, frames=frames_to_learn(cache),
+            cache, batch, seed, sizes.chunk, sizes.ticks, sizes.tick, frames=frames_to_learn(cache, held_out),
             share=(team.rank, team.size),
         )  # fmt: skip
         self.words = bundle.tokenize(cache.instructions, sizes.instruction_length).to(bundle.device)
@@ -103,11 +105,12 @@ class ActLearner:
         """Nothing to do between steps."""
 
 
-def frames_to_learn(cache: FrameCache) -> np.ndarray:
+def frames_to_learn(cache: FrameCache, held_out: Sequence[int] = ()) -> np.ndarray:
     """Frames whose own action is worth imitating. Where there are episodes that are only watched, of which the encoder
     alone learns, they are half of the frames: the others are repeated, for there are few."""
-    imitated = ~cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
-    watched = np.flatnonzero(is_watched(cache)[cache.episode_of])
+    seen = ~np.isin(cache.episode_of, held_out)
+    imitated = seen & ~cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
+    watched = np.flatnonzero(seen & is_watched(cache)[cache.episode_of])
     shown = np.flatnonzero(imitated)
     return np.concatenate([np.tile(shown, max(1, round(len(watched) / max(1, len(shown))))), watched])
 

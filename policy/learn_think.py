@@ -7,7 +7,7 @@ each). The planner learns from a half and the picture from a quarter of a batch:
     picture = decoder(G(z))                                learns the front camera's image
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,13 @@ class ThinkLearner:
         seed: int,
         dtype: torch.dtype,
         team: Team = ALONE,
+        held_out: Sequence[int] = (),
     ):
-        """average: not used by this stage."""
+        """average: not used by this stage; held_out: episodes of which nothing is learned."""
         self.team = team
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         sizes = bundle.sizes
-        shown = np.flatnonzero(~is_watched(cache))
+        shown = np.setdiff1d(np.flatnonzero(~is_watched(cache)), held_out)
         self.sampler = Sampler(
             cache, batch, seed + 1, sizes.chunk, sizes.ticks, sizes.tick, episodes=shown, share=(team.rank, team.size)
         )
@@ -69,7 +70,7 @@ class ThinkLearner:
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         sample = self.sample(batch)
-        half, quarter = len(sample["z"]) // 2, len(sample["z"]) // 4
+        half, quarter = (max(1, len(sample["z"]) // n) for n in (2, 4))
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
         parts |= {"flow": self.flow_loss(sample, plan.goal)}
         parts |= self.model.world.loss(sample)

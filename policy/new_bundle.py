@@ -1,5 +1,7 @@
 """A fresh policy for a data set: vocabulary, statistics and sizes from the data, random weights."""
 
+import numpy as np
+
 from ..data.cache import FrameCache
 from ..data.normalize import Normalizer
 from ..data.stats import column_stats
@@ -23,7 +25,8 @@ def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
                 f"camera {camera}: the data's images are {contract.features[key].shape[:2]} pixels, recipe "
                 f"{recipe.name!r} wants squares of {recipe.sizes.image_size}; record or scale them so"
             )
-    stats = {key: column_stats(cache.columns[key]) for key in (STATE, ACTION)}
+    learned = ~np.isin(cache.episode_of, recipe.held_out)
+    stats = {key: column_stats(cache.columns[key][learned]) for key in (STATE, ACTION)}
     normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
     tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])
     config = ModelConfig(

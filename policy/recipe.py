@@ -51,6 +51,7 @@ class Recipe:
     act: Stage
     think: Stage
     watched: int = 0  # episodes per task of which the encoder learns, and nothing is imitated
+    held_out: tuple[int, ...] = ()  # episodes of the data of which nothing is learned (policy/held_out.py)
     sizes: Sizes = field(default_factory=Sizes)
     seed: int = 0
     processes: int = 2  # that share every batch in training (policy/team.py)
@@ -59,6 +60,28 @@ class Recipe:
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
     save_every: int = 1000  # steps
     log_every: int = 50  # steps
+
+
+def refuse_sizes(recipe: Recipe) -> None:
+    """PolicyError where numbers do not fit each other or cannot be: before anything is recorded or decoded."""
+    s = recipe.sizes
+    least = {
+        "seed": (recipe.seed, 0), "processes": (recipe.processes, 1), "threads": (recipe.threads, 1),
+        "save_every": (recipe.save_every, 1), "log_every": (recipe.log_every, 1), "chunk": (s.chunk, 4),
+        "width": (s.width, 32), "image_size": (s.image_size, 16), "ticks": (s.ticks, 1), "tick": (s.tick, 1),
+        "goal_tokens": (s.goal_tokens, 1), "keypoints": (s.keypoints, 1), "draws": (s.draws, 1),
+    }  # fmt: skip
+    for name, stage in (("act", recipe.act), ("think", recipe.think)):
+        least |= {f"steps of stage {name}": (stage.steps, 0), f"batch of stage {name}": (stage.batch, 1)}
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise PolicyError(f"recipe {recipe.name!r}: {name} is {value}; use {lowest} or more")
+    heads = max(1, s.width // 32)
+    multiples = {"chunk": (s.chunk, 4), "image_size": (s.image_size, 8), "width": (s.width, 2 * heads)}
+    for name, (value, unit) in multiples.items():
+        if value % unit:
+            near = max(unit, round(value / unit) * unit)
+            raise PolicyError(f"recipe {recipe.name!r}: {name} is {value}; use a multiple of {unit}, e.g. {near}")
 
 
 def debug() -> Recipe:

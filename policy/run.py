@@ -8,12 +8,13 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from ..data.files import Lock
+from ..data.files import Lock, json_bytes, write_atomic
+from ..data.stopping import Stop, Stopped
 from .errors import PolicyError
 
 
@@ -30,26 +31,29 @@ class Silent:
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing."""
 
+    def keep(self, name: str, value: Any) -> str:
+        """Nothing."""
+        return ""
+
 
 class Run:
-    """Context manager: takes the lock, turns Ctrl-C and SIGTERM into `stop_requested`, closes the curves."""
+    """Context manager: takes the lock, turns Ctrl-C, SIGTERM and SIGHUP into `stop_requested`, closes the curves.
+
+    resume: continue what the folder holds, or begin where it holds nothing, so that one command does for both.
+    """
 
     def __init__(self, folder: Path, resume: bool):
         self.folder, self.resume = folder, resume
-        self.stop_signal: int | None = None
-        self._handlers: dict[int, Any] = {}
+        self._stop = Stop()
 
     def __enter__(self) -> "Run":
         if self.folder.exists() and any(self.folder.iterdir()) and not self.resume:
             raise PolicyError(
                 f"output folder {self.folder} exists; pass --resume to continue it or choose another --output"
             )
-        if self.resume and not self.folder.exists():
-            raise PolicyError(f"nothing to resume: {self.folder} does not exist")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.folder)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._ask_to_stop)
+        self._stop.__enter__()
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
         self._log = open(self.folder / "log.jsonl", "a")
         return self
@@ -57,8 +61,7 @@ class Run:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.writer.close()
         self._log.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._stop.__exit__(kind, error, trace)
         self._lock.release()
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -72,9 +75,18 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
-        return self.stop_signal is not None
+        return self._stop.requested
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_requested:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step to end
-        self.stop_signal = number
+    def stopped(self, message: str) -> Stopped:
+        """What to raise once all is saved: it carries the signal, and so the exit code."""
+        return Stopped(message, self._stop.number or signal.SIGINT)
+
+    def keep(self, name: str, value: Any) -> str:
+        """Writes a JSON file into the folder; returns where, to be added to an error."""
+        write_atomic(self.folder / name, json_bytes(value))
+        return f"; all in {self.folder / name}"
+
+    def note(self, value: Mapping[str, Any]) -> None:
+        """A line of log.jsonl that is no curve."""
+        self._log.write(json.dumps(value) + "\n")
+        self._log.flush()

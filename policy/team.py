@@ -18,9 +18,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..data.stopping import SIGNALS, die_with_parent
 from .errors import PolicyError
+
+SILENCE = 120.0  # seconds without an answer after which another process counts as hung
+GRACE = 5.0  # the same, where somebody waits for us to stop
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    stopping: Callable[[], bool] | None = field(default=None, compare=False)  # of rank 0: has somebody asked to stop
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Every tensor becomes its mean over the processes, in place."""
@@ -54,7 +60,10 @@ class Team:
 
     def _sum(self, tensor: Tensor) -> Tensor:
         try:
-            dist.all_reduce(tensor)
+            work = dist.all_reduce(tensor, async_op=True)
+            if self.stopping is not None:
+                _await(work, self.stopping)
+            work.wait()
         except RuntimeError as error:  # gloo's, when the other end is gone
             raise PolicyError(
                 f"one of the {self.size} training processes ended ({str(error).splitlines()[0][:80]}); the last "
@@ -63,14 +72,41 @@ class Team:
         return tensor
 
 
+class Unanswered(PolicyError):
+    """A process hangs, and somebody has asked to stop."""
+
+
+def _await(work: Any, stopping: Callable[[], bool]) -> None:
+    """Until the others have answered. In short sleeps, for signals are heard between them.
+
+    PolicyError where nothing comes for SILENCE seconds. Only time in which this process runs counts: it may have been
+    suspended with the others, and go on with them.
+    """
+    pause, waited, before = 20e-6, 0.0, time.monotonic()
+    while not work.is_completed():
+        time.sleep(pause)
+        pause = min(2 * pause, 1e-3)
+        now = time.monotonic()
+        waited, before = waited + min(now - before, 0.1), now
+        if waited > GRACE and stopping():
+            raise Unanswered(f"another training process gave no answer in {waited:.0f} s; the last checkpoint is good")
+        if waited > SILENCE:
+            raise PolicyError(
+                f"another training process gave no answer in {waited:.0f} s; the last checkpoint is good: continue "
+                "with --resume, with --processes 1 if memory is short"
+            )
+
+
 ALONE = Team()
 
 
 @contextmanager
-def recruit(size: int, partner: Callable[..., object], args: tuple[Any, ...]) -> Iterator[Team]:
+def recruit(
+    size: int, partner: Callable[..., object], args: tuple[Any, ...], stopping: Callable[[], bool] = lambda: False
+) -> Iterator[Team]:
     """A team of `size` processes: this one (rank 0), and others that run `partner(team, *args)`, which is picklable.
 
-    Partners end with this process, whatever ends it.
+    Partners end with this process, whatever ends it. stopping: has somebody asked this process to stop?
     """
     if size == 1:
         yield ALONE
@@ -86,7 +122,11 @@ def recruit(size: int, partner: Callable[..., object], args: tuple[Any, ...]) ->
             process.start()
         try:
             _meet(meeting, Team(0, size))
-            yield Team(0, size)
+            yield Team(0, size, stopping)
+        except PolicyError:
+            for process in partners:  # one may hang; gloo would wait for it
+                process.kill()
+            raise
         finally:
             _part()
             for process in partners:
@@ -105,7 +145,8 @@ def _part() -> None:
 
 
 def _serve(meeting: Path, team: Team, partner: Callable[..., object], args: tuple[Any, ...]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    die_with_parent()
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # rank 0 is asked to stop, and tells
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     _meet(meeting, team)

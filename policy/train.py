@@ -3,6 +3,7 @@
 data -> bundle -> stage act -> stage think -> checkpoints        (see policy/recipe.py for what the stages are)
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -24,9 +25,9 @@ from .learn_act import ActLearner
 from .learn_think import ThinkLearner
 from .new_bundle import new_bundle
 from .precision import fastest_dtype
-from .recipe import Recipe, Stage
+from .recipe import Recipe, Stage, refuse_sizes
 from .run import Run, Silent
-from .team import Team, recruit
+from .team import Team, Unanswered, recruit
 
 STAGES = ("act", "think")
 
@@ -43,6 +44,7 @@ class Training:
     progress: Progress | None = None
     spent: float = 0.0  # seconds before `since`: preparing the data, and runs that were stopped
     since: float = field(default_factory=time.perf_counter)
+    ways: dict[str, Any] = field(default_factory=dict)  # see `_ways`
 
 
 def train(
@@ -52,23 +54,59 @@ def train(
     resume: bool = False,
     prepared: float = 0.0,
     act_from: Path | None = None,
+    allow_changed: bool = False,
 ) -> Path:
-    """Trains `recipe` on `cache` and returns the last checkpoint. Ctrl-C saves one and raises KeyboardInterrupt.
+    """Trains `recipe` on `cache` and returns the last checkpoint. A signal that asks to stop saves one and raises
+    `Stopped`.
 
     prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes;
-    act_from: a run whose stage `act` is taken over, its time included, so that only `think` is trained (policy/fork.py)
+    act_from: a run whose stage `act` is taken over with its time, so that only `think` is trained (policy/fork.py);
+    allow_changed: resume though processes, threads, precision or device differ and the numbers will too
     """
+    refuse_sizes(recipe)
     torch.set_num_threads(recipe.threads)
-    dtype = resolve_dtype(recipe.precision, _device(recipe))
     stored = resume and checkpoint.exists(output)  # it may have died before one
+    ways, changed = _ways(recipe, output if stored else None, allow_changed)
+    dtype = resolve_dtype(ways["precision"], _device(recipe))
     fresh = None if stored else _start(recipe, cache, act_from)  # what does not fit must leave no output folder behind
     with Run(output, resume) as run:
         training = fresh or _resume(recipe, cache, output)
         training.spent += prepared
-        with recruit(recipe.processes, _partner, (recipe, cache, output, stored, act_from, dtype)) as team:
-            if not _run_stages(training, cache, run, team, dtype):
-                raise KeyboardInterrupt(f"stopped; continue with the same command and --resume --output {output}")
+        training.ways = ways
+        if changed:
+            print(f"resumed with other {changed}: the numbers will differ in their last digits", file=sys.stderr)
+            run.note({"changed": changed})
+        partner = (recipe, cache, output, stored, act_from, dtype)
+        with recruit(recipe.processes, _partner, partner, lambda: run.stop_requested) as team:
+            try:
+                finished = _run_stages(training, cache, run, team, dtype)
+            except Unanswered as silence:  # another process hangs, and we were asked to stop
+                raise run.stopped(f"{silence}; continue with the same command and --resume --output {output}") from None
+            if not finished:
+                raise run.stopped(f"continue with the same command and --resume --output {output}")
     return checkpoint.resolve(output)
+
+
+def _ways(recipe: Recipe, stored: Path | None, allow_changed: bool) -> tuple[dict[str, Any], str]:
+    """How the numbers are computed, which their last digits depend on; and what of it is not as it was.
+
+    `auto` precision is measured, so that another machine would choose otherwise: a resumed run keeps the first choice.
+    PolicyError where something is not as it was and that is not allowed.
+    """
+    device = _device(recipe)
+    before = {} if stored is None else checkpoint.progress(stored).get("ways", {})
+    precision = recipe.precision
+    if precision == "auto":
+        names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+        precision = before.get("precision") or names[resolve_dtype("auto", device)]
+    ways = {"precision": precision, "processes": recipe.processes, "threads": recipe.threads, "device": device.type}
+    differ = [f"{key} (was {before[key]}, now {ways[key]})" for key in ways if before.get(key, ways[key]) != ways[key]]
+    if differ and not allow_changed:
+        raise PolicyError(
+            f"cannot resume {stored} bit for bit: {', '.join(differ)}; pass the old values, or --allow-changed to go "
+            "on with numbers that differ in their last digits"
+        )
+    return ways, ", ".join(differ)
 
 
 def _partner(
@@ -138,7 +176,7 @@ def _run_stage(training: Training, cache: FrameCache, run: Run | Silent, team: T
     recipe, settings = training.recipe, _settings(training.recipe, training.stage)
     learners: dict[str, Callable[..., Learner]] = {"act": ActLearner, "think": ThinkLearner}
     learner = learners[training.stage](
-        training.bundle, training.average, cache, settings.batch, recipe.seed, dtype, team
+        training.bundle, training.average, cache, settings.batch, recipe.seed, dtype, team, recipe.held_out
     )
     assert training.progress is not None
 
@@ -163,6 +201,8 @@ def _files(training: Training, step: int, optimizer: torch.optim.Optimizer) -> d
         "averaged": int(training.average.n_averaged),
         "data_digest": training.data_digest,
         "seconds": round(training.spent + time.perf_counter() - training.since, 1),
+        "skipped": 0 if training.progress is None else training.progress.skipped,
+        "ways": training.ways,
         "param_groups": groups,
     }
     return training.bundle.files(dict(training.average.module.state_dict())) | {
@@ -196,7 +236,13 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
         checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/optimizer.safetensors"), about["param_groups"]
     )
     return Training(
-        recipe, bundle, average, cache.digest, about["stage"], Progress(about["step"], optimizer), about["seconds"]
+        recipe,
+        bundle,
+        average,
+        cache.digest,
+        about["stage"],
+        Progress(about["step"], optimizer, about.get("skipped", 0)),
+        about["seconds"],
     )
 
 

@@ -68,7 +68,7 @@ def main(args: Args) -> int:
         say_how(output)
         learn(learning)
         if run.stop_requested:
-            raise KeyboardInterrupt(f"stopped; continue with --resume --output {output}")
+            raise run.stopped(f"continue with the same command and --resume --output {output}")
         if not checkpoint.exists(output):
             learning.save_untaught("the time was too short for a round")
     print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes")
@@ -126,7 +126,7 @@ def _scratch(args: Args) -> int:
         practice = Practice(run=run, limits=Limits(args.steps, args.minutes))
         scratch(task, practice, args.workers, args.seed)
         if run.stop_requested:
-            raise KeyboardInterrupt("stopped; --method scratch does not resume")
+            raise run.stopped("--method scratch does not resume")
         took = f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes"
         print(f"{took}, {100 * practice.lately:.0f}% of the last episodes")
     return 0

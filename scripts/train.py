@@ -3,13 +3,15 @@
 Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
 """
 
+import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import envs
-from ..policy.recipe import Recipe, Stage, preset
+from ..data.files import json_bytes, write_atomic
+from ..policy.recipe import Recipe, Stage, preset, refuse_sizes
 from ..policy.run import default_output
 from . import collect
 from .errors import UserError
@@ -23,7 +25,10 @@ class Args:
     preset: str = "tabletop"  # debug, demo, few, tabletop, tabletop-attention, mt10 or mt50
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
-    resume: bool = False  # continue the run in --output
+    resume: bool = False  # continue the run in --output, or begin it where there is none
+    allow_changed: bool = False  # resume with other processes, threads, precision or device: last digits will differ
+    held_out: float | None = None  # share of episodes not learned from, for a loss and an error; default: 0.05, and 0
+    # for data that names tasks of the simulator, where success is measured
     act_from: Path | None = None  # take stage `act` over from this run, and train only `think`
     seed: int = 0
     act_steps: int | None = None  # steps of stage `act`, instead of the preset's
@@ -43,8 +48,10 @@ def recipe_of(args: Args) -> Recipe:
 
     recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
     usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
-    recipe = replace(recipe, processes=args.processes or usual, threads=args.threads)
+    processes = usual if args.processes is None else args.processes
+    recipe = replace(recipe, processes=processes, threads=args.threads)
     act, think = _stage(recipe.act, args.act_steps, args.batch), _stage(recipe.think, args.think_steps, args.batch)
+    refuse_sizes(replace(recipe, act=act, think=think))
     for name, stage in (("act", act), ("think", think)):
         if stage.batch % recipe.processes:
             raise UserError(
@@ -54,7 +61,9 @@ def recipe_of(args: Args) -> Recipe:
 
 
 def _stage(preset: Stage, steps: int | None, batch: int | None) -> Stage:
-    return replace(preset, steps=preset.steps if steps is None else steps, batch=batch or preset.batch)
+    return replace(
+        preset, steps=preset.steps if steps is None else steps, batch=preset.batch if batch is None else batch
+    )
 
 
 def resolve(args: Args) -> dict[str, Any]:
@@ -65,6 +74,8 @@ def resolve(args: Args) -> dict[str, Any]:
 def main(args: Args) -> int:
     from ..data.cache import FrameCache
     from ..data.rename import parse_rename
+    from ..policy.bundle import Bundle
+    from ..policy.held_out import measure, report, split
     from ..policy.train import refuse_another, train
 
     begin = time.perf_counter()
@@ -77,16 +88,33 @@ def main(args: Args) -> int:
         list(data), args.cache, rename=parse_rename(args.rename), image_size=recipe.sizes.image_size
     )
     recipe = replace(recipe, tasks=tasks_of(cache.episodes, recipe.tasks))
+    recipe = replace(recipe, held_out=split(cache, args.held_out, recipe.seed))
+    if not any(cache.subtasks):
+        print("the data has no subtask words: the planner learns subgoals and progress, and will say nothing")
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     this_code()
     fresh = not output.exists()
     try:
-        checkpoint = train(recipe, cache, output, args.resume, time.perf_counter() - begin, args.act_from)
+        prepared = time.perf_counter() - begin
+        checkpoint = train(recipe, cache, output, args.resume, prepared, args.act_from, args.allow_changed)
     finally:
         if fresh:
             say_how(output)
-    print(f"checkpoint: {checkpoint}\nnext: tandem eval --checkpoint {output}")
+    print(f"checkpoint: {checkpoint}")
+    if recipe.held_out:
+        measured = measure(Bundle.load(checkpoint), cache, recipe.held_out)
+        write_atomic(output / "held_out.json", json_bytes(measured))
+        print(report(measured))
+    print(f"next: tandem eval --checkpoint {output}{_on_data(args, recipe)}")
     return 0
+
+
+def _on_data(args: Args, recipe: Recipe) -> str:
+    """Flags of an evaluation that works: on tasks of the simulator, or on the data where it names none."""
+    if recipe.tasks:
+        return ""
+    rename = f" --rename {shlex.join(args.rename)}" if args.rename else ""
+    return f" --data {shlex.join(map(str, args.data))}{rename}"
 
 
 def tasks_of(episodes: list[dict[str, Any]], usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -984,5 +984,5 @@ def test_scratch_stops_at_numbers_that_are_not_finite_and_stopped_is_not_done(tm
             count._on_step()
     monkeypatch.setattr(module, "scratch", lambda task, practice, *_: os.kill(os.getpid(), signal.SIGTERM))
     flags = ["--method", "scratch", "--tasks", "reach", "--output", str(tmp_path / "run")]
-    with pytest.raises(KeyboardInterrupt, match="stopped"):
+    with pytest.raises(KeyboardInterrupt, match="resume"):
         rl.main(tyro.cli(rl.Args, args=flags))
