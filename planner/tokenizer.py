@@ -4,6 +4,8 @@ The vocabulary is that of the demonstrations (instructions and subtasks); an unk
 in the checkpoint as the library's own JSON.
 """
 
+import json
+
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
@@ -19,13 +21,9 @@ class WordTokenizer:
     @classmethod
     def of(cls, texts: list[str]) -> "WordTokenizer":
         """A vocabulary of every word in `texts`, in alphabetical order."""
-        splitter = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
+        splitter = _splitter()
         words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
-        ids = {word: i for i, word in enumerate([*SPECIAL, *words])}
-        tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-        tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = splitter
-        return cls(tokenizer)
+        return cls(_word_level({word: i for i, word in enumerate([*SPECIAL, *words])}))
 
     @property
     def size(self) -> int:
@@ -52,6 +50,38 @@ class WordTokenizer:
     def to_json(self) -> str:
         return self._tokenizer.to_str()
 
+    def unknown(self, text: str) -> list[str]:
+        """Words of `text` that are in no demonstration: each becomes <unk>, which says nothing."""
+        encoding = self._tokenizer.encode(text)
+        return [text[a:b] for (a, b), i in zip(encoding.offsets, encoding.ids, strict=True) if i == UNK]
+
+    def cut(self, text: str, length: int) -> list[str]:
+        """Words of `text` beyond the first `length`, which are not read."""
+        return [text[a:b] for a, b in self._tokenizer.encode(text).offsets[length:]]
+
     @classmethod
     def from_json(cls, text: str) -> "WordTokenizer":
-        return cls(Tokenizer.from_str(text))
+        """ValueError where `text` is not what `to_json` gives: the library's own complaints are of no known type."""
+        try:
+            raw = json.loads(text)
+            words, ids = zip(*raw["model"]["vocab"].items(), strict=True)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"tokenizer: has no vocabulary ({error!r})") from None
+        if raw["model"].get("type") != "WordLevel" or raw["model"].get("unk_token") != SPECIAL[UNK]:
+            raise ValueError("tokenizer: is none of whole words")
+        if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
+            raise ValueError("tokenizer: the ids of its words are not 0, 1, 2, …")
+        if tuple(word for word, i in sorted(zip(words, ids, strict=True), key=lambda pair: pair[1])[:4]) != SPECIAL:
+            raise ValueError(f"tokenizer: does not begin with {SPECIAL}")
+        return cls(_word_level(dict(zip(words, ids, strict=True))))
+
+
+def _word_level(ids: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL[UNK]))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = _splitter()
+    return tokenizer
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])

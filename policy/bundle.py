@@ -5,6 +5,7 @@ observation into tensors and a normalised action back into the environment's uni
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from .errors import PolicyError
 from .judgement import Judgement, JudgementConfig
 from .memory import Memory, MemoryConfig
 from .model import ModelConfig, Tandem
-from .packed import unpack
+from .packed import packed_shapes, unpack
 from .recipe import Sizes
 from .situation import FeatureSizes
 from .steering import Steering, SteeringConfig
 
 STATE, ACTION = "observation.state", "action"
+MAX_PARAMETERS = 2_000_000_000  # of a model that is loaded
 HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 
@@ -54,9 +56,11 @@ class Bundle:
             agree(contract, expect)
         config = stored_config(folder)
         normalizer = Normalizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/normalizer.json")))
-        tokenizer = WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, f"{PRETRAINED}/tokenizer.json")))
+        tokenizer = _tokenizer(folder)
+        _refuse_disagreement(config, contract, normalizer, tokenizer, folder)
+        shapes = model_shapes(config)
+        stored = checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors", packed_shapes(shapes))
         model = Tandem(config)
-        stored = checkpoint.read_tensors(folder, f"{PRETRAINED}/model.safetensors")
         load_weights(model, unpack(stored, model.state_dict()), folder)
         model.eval().requires_grad_(False)
         steering = _part(folder, "steering", lambda raw: Steering(SteeringConfig.from_json(raw)))
@@ -165,15 +169,30 @@ class Bundle:
         return (image.permute(1, 2, 0) * 255).byte().cpu().numpy()
 
 
+def _tokenizer(folder: Path) -> WordTokenizer:
+    name = f"{PRETRAINED}/tokenizer.json"
+    try:
+        return WordTokenizer.from_json(json.dumps(checkpoint.read_json(folder, name)))
+    except ValueError as error:
+        if isinstance(error, PolicyError):
+            raise
+        raise PolicyError(f"checkpoint {folder}: {name} is damaged ({error}); use an older checkpoint") from error
+
+
 P = TypeVar("P", Steering, Judgement, Memory)
 
 
 def _part(folder: Path, name: str, make: Callable[[Any], P]) -> P | None:
     """A part that reinforcement learning added to the policy, from its own folder in the checkpoint."""
     inner = f"{PRETRAINED}/{name}"
-    if not (folder / inner / "config.json").exists():
+    if not checkpoint.holds(folder, f"{inner}/config.json"):
         return None
-    part = make(checkpoint.read_json(folder, f"{inner}/config.json"))
+    try:
+        part = make(checkpoint.read_json(folder, f"{inner}/config.json"))
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, PolicyError):
+            raise
+        raise PolicyError(f"checkpoint {folder}: {inner}/config.json fits no {name} ({error}); retrain it") from error
     load_weights(part, checkpoint.read_tensors(folder, f"{inner}/model.safetensors"), folder)
     part.eval().requires_grad_(False)
     return part
@@ -184,6 +203,40 @@ def _part_files(name: str, part: Steering | Judgement | Memory | None) -> dict[s
         return {}
     inner = f"{PRETRAINED}/{name}"
     return {f"{inner}/config.json": asdict(part.cfg), f"{inner}/model.safetensors": dict(part.state_dict())}
+
+
+def _refuse_disagreement(
+    config: ModelConfig, contract: Contract, normalizer: Normalizer, tokenizer: WordTokenizer, where: Path
+) -> None:
+    """PolicyError where the files of a checkpoint do not belong together."""
+    dims = {STATE: config.state_dim, ACTION: config.action_dim}
+    for key, size in dims.items():
+        shape = contract.features[key].shape if key in contract.features else None
+        if (
+            shape != (size,)
+            or len(normalizer.scale.get(key, ())) != size
+            or len(normalizer.center.get(key, ())) != size
+        ):
+            raise PolicyError(f"checkpoint {where}: {key} has {size} entries in config.json, not in the other files")
+    if sorted(config.cameras) != sorted(contract.cameras()):
+        raise PolicyError(f"checkpoint {where}: config.json has cameras {config.cameras}, its contract others")
+    side = (config.sizes.image_size,) * 2
+    if any(contract.features[key].shape[:2] != side for key in contract.cameras().values()):
+        raise PolicyError(f"checkpoint {where}: config.json has images of {side}, its contract others")
+    if tokenizer.size != config.words:
+        raise PolicyError(f"checkpoint {where}: config.json has {config.words} words, its tokenizer {tokenizer.size}")
+
+
+def model_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight of such a model, without its memory. PolicyError where it would be too large."""
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(weight.shape) for name, weight in Tandem(config).state_dict().items()}
+    except (RuntimeError, ValueError, ZeroDivisionError, TypeError, AssertionError) as error:
+        raise PolicyError(f"config.json fits no model ({str(error).splitlines()[0][:100]}); retrain it") from error
+    if (count := sum(map(math.prod, shapes.values()))) > MAX_PARAMETERS:
+        raise PolicyError(f"config.json asks for {count:,} numbers, more than {MAX_PARAMETERS:,}; refused")
+    return shapes
 
 
 def agree(policy: Contract, other: Contract, name: str = "the environment") -> None:

@@ -7,25 +7,37 @@
 
 `pretrained_model` holds the averaged (EMA) weights that evaluation uses; `training_state` what resuming needs. The
 folder is written under a temporary name and renamed, so a kill at any moment leaves the previous checkpoint valid.
-Only safetensors and JSON: nothing in a checkpoint can run code.
+
+A checkpoint may come from a stranger:
+- Only safetensors and JSON: nothing in it can run code. Files are regular ones inside the folder, of limited size.
+- What is loaded is in the manifest, and is what the manifest says. The manifest itself is signed by nobody: digests
+  notice damage, and changes by somebody who did not mean to deceive.
+- Shapes are read from the header of a weights file, and compared with the model's, before memory is taken.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
+from ..data import files as stored_files
+from ..data.errors import DataError
 from .errors import PolicyError
 
 MANIFEST = "manifest.json"
+MAX_TENSORS = 16 << 30  # bytes of one file of weights
+MAX_HEADER = 16 << 20  # bytes of its header
+SPARE_BYTES = 16 << 20  # kept free on the disk beside a checkpoint
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # bytes
 PRETRAINED, TRAINING = "pretrained_model", "training_state"  # folders
 OLD = ".old-"  # before the name of a checkpoint that is being replaced
 RECIPE, PROGRESS = f"{PRETRAINED}/train_config.json", f"{TRAINING}/training_step.json"
@@ -40,16 +52,17 @@ def save(root: Path, step: int, files: Mapping[str, Any], keep: int = 2, spare: 
     root.mkdir(parents=True, exist_ok=True)
     final, temporary = root / f"{step:06d}", root / f".tmp-{step:06d}"
     _mend(root)
+    _refuse_full(files, final)
     try:
         for name, content in files.items():
             _write(temporary / name, content)
-        manifest = {name: _fingerprint(temporary / name) for name in files}
+        manifest = {name: _fingerprint(temporary / name, temporary) for name in files}
         _write(temporary / MANIFEST, {"step": step, "files": manifest})
         _put(temporary, final)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is a SafetensorError where weights are written
         shutil.rmtree(temporary, ignore_errors=True)
         raise PolicyError(
-            f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched"
+            f"could not save checkpoint {final}: {error}; the previous checkpoint is untouched: free space and --resume"
         ) from error
     _point_last(root, final.name)
     _forget_old(root, keep, spare)
@@ -71,8 +84,21 @@ def _refuse_not_finite(files: Mapping[str, Any], root: Path) -> None:
             )
 
 
+def _refuse_full(files: Mapping[str, Any], final: Path) -> None:
+    """PolicyError where the disk has no room: a half-written checkpoint would keep it full."""
+    tensors = (t for content in files.values() if isinstance(content, Mapping) for t in content.values())
+    need = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)) + SPARE_BYTES
+    if (free := shutil.disk_usage(final.parent).free) < need:
+        raise PolicyError(
+            f"could not save checkpoint {final}: disk full ({free >> 20} MiB free, {need >> 20} needed); the previous "
+            "checkpoint is untouched: free space and --resume"
+        )
+
+
 def _mend(root: Path) -> None:
     """Tidies up after a process that was killed in `save`: a run's folder has one writer."""
+    for link in root.glob(".last-*"):
+        link.unlink(missing_ok=True)
     for half in root.glob(".tmp-*"):
         shutil.rmtree(half, ignore_errors=True)
     for old in root.glob(f"{OLD}*"):
@@ -132,59 +158,149 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     manifest_file = checkpoint / MANIFEST
     if not manifest_file.exists():
         raise PolicyError(f"checkpoint {checkpoint} has no {MANIFEST}: its save was cut short; use an older checkpoint")
-    manifest = _read_json(manifest_file)
+    manifest = _read_manifest(checkpoint)
     for name, expected in manifest["files"].items():
         file = checkpoint / name
         if not file.resolve().is_relative_to(checkpoint.resolve()):
             raise PolicyError(f"checkpoint {checkpoint}: manifest names {name}, outside the checkpoint; refused")
         if not file.exists():
             raise PolicyError(f"checkpoint {checkpoint}: {name} is missing; use an older checkpoint")
-        if _fingerprint(file) != expected:
+        if _fingerprint(file, checkpoint) != expected:
             raise PolicyError(f"checkpoint {checkpoint}: {name} is truncated or changed; use an older checkpoint")
     return manifest
 
 
+def _read_manifest(checkpoint: Path) -> dict[str, Any]:
+    manifest = _read_json(checkpoint / MANIFEST)
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict) or not all(isinstance(about, dict) for about in listed.values()):
+        raise PolicyError(f"{checkpoint / MANIFEST} lists no files; use an older checkpoint")
+    return manifest
+
+
+def holds(checkpoint: Path, name: str) -> bool:
+    """Is the file one of the checkpoint's: in its manifest?"""
+    return name in _read_manifest(checkpoint)["files"]
+
+
 def digest(checkpoint: str | Path) -> str:
     """sha256 over the manifest: names a checkpoint exactly."""
-    return hashlib.sha256((resolve(checkpoint) / MANIFEST).read_bytes()).hexdigest()
+    folder = resolve(checkpoint)
+    return hashlib.sha256(_bytes(folder / MANIFEST, stored_files.MAX_JSON, folder)).hexdigest()
 
 
 def recipe(path: str | Path) -> dict[str, Any]:
     """What a checkpoint was trained with, and on."""
-    return dict(_read_json(resolve(path) / RECIPE))
+    return _mapping(resolve(path), RECIPE)
 
 
 def tasks(path: str | Path) -> tuple[str, ...]:
     """Tasks and suites that the policy was trained on; PolicyError where its data named none that we know."""
-    names = tuple(recipe(path)["tasks"])
+    names = recipe(path).get("tasks")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise PolicyError(f"{path}: {RECIPE} names no tasks; use an older checkpoint")
     if not names:
-        raise PolicyError(f"{path} was trained on data that names no task of ours; say which: --tasks")
-    return names
+        raise PolicyError(f"{path} was trained on data that names no task of ours; say which: --tasks, or --data")
+    return tuple(names)
 
 
 def progress(path: str | Path) -> dict[str, Any]:
     """How far its training was: stage, step, seconds."""
-    return dict(_read_json(resolve(path) / PROGRESS))
+    about = _mapping(resolve(path), PROGRESS)
+    numbers = {"step": int, "seconds": (int, float)}
+    if not isinstance(about.get("stage"), str) or not all(isinstance(about.get(k), v) for k, v in numbers.items()):
+        raise PolicyError(f"{path}: {PROGRESS} does not say how far training was; use an older checkpoint")
+    return about
+
+
+def modes(path: str | Path) -> tuple[Literal["hierarchical", "flat"], ...]:
+    """How the policy can be run. Before stage `think` its planner has learned nothing: it runs flat only."""
+    about = progress(path)
+    learned = about["stage"] != "act" and (about["stage"] != "think" or about["step"] > 0)
+    return ("hierarchical", "flat") if learned else ("flat",)
+
+
+def why_flat(path: str | Path) -> str:
+    """One sentence for where `modes` has no hierarchical."""
+    return f"{path} is from before stage think: its planner has learned nothing, so it runs flat"
 
 
 def read_json(checkpoint: Path, name: str) -> Any:
-    return _read_json(checkpoint / name)
+    """A JSON file that the manifest lists."""
+    _refuse_unlisted(checkpoint, name)
+    return _read_json(checkpoint / name, checkpoint)
 
 
-def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+def _mapping(checkpoint: Path, name: str) -> dict[str, Any]:
+    value = read_json(checkpoint, name)
+    if not isinstance(value, dict):
+        raise PolicyError(f"{checkpoint / name} is no JSON object; use an older checkpoint")
+    return value
+
+
+def read_tensors(checkpoint: Path, name: str, like: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """A file of tensors that the manifest lists. like: name -> the shape that it must have, where it is there.
+
+    PolicyError where header, names or shapes are not what they must be, before memory is taken, and where a number is
+    not finite.
+    """
+    _refuse_unlisted(checkpoint, name)
+    where = f"checkpoint {checkpoint}: {name}"
     try:
-        return load_file(checkpoint / name)
-    except (OSError, SafetensorError) as error:
+        _check_header(checkpoint / name, where, like or {})
+        tensors = load(_bytes(checkpoint / name, MAX_TENSORS, checkpoint))
+    except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, PolicyError):
+            raise
+        raise PolicyError(f"{where} cannot be read ({error}); use an older checkpoint") from error
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise PolicyError(f"{where}: {key} is not finite; use an older checkpoint")
+    return tensors
+
+
+def _check_header(file: Path, where: str, like: Mapping[str, tuple[int, ...]]) -> None:
+    """The header says what is in the file. Only then is the rest read."""
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise PolicyError(f"{where} has a header of {length} bytes; use an older checkpoint")
+        header = stored_files.parse_json(stream.read(length), where)
+    entries = {key: entry for key, entry in header.items() if key != "__metadata__"} if isinstance(header, dict) else {}
+    total = 0
+    for key, entry in entries.items():
+        shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape) or dtype not in DTYPES:
+            raise PolicyError(
+                f"{where}: {key[:60]} has shape {str(shape)[:60]}, dtype {dtype}; use an older checkpoint"
+            )
+        if key in like and tuple(shape) != tuple(like[key]):
+            raise PolicyError(f"{where}: {key} has shape {tuple(shape)}; the model's is {tuple(like[key])}")
+        total += math.prod(shape) * DTYPES[dtype]
+    if total != size - 8 - length:
         raise PolicyError(
-            f"checkpoint {checkpoint}: {name} cannot be read ({error}); use an older checkpoint"
-        ) from error
+            f"{where} says it holds {total} bytes, and holds {size - 8 - length}; use an older checkpoint"
+        )
 
 
-def _read_json(file: Path) -> Any:
+def _refuse_unlisted(checkpoint: Path, name: str) -> None:
+    if not holds(checkpoint, name):
+        raise PolicyError(f"checkpoint {checkpoint}: {name} is not in its {MANIFEST}; refused")
+
+
+def _bytes(file: Path, limit: int, root: Path) -> bytes:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        return stored_files.read_bytes(file, limit, root)
+    except (OSError, DataError) as error:
         raise PolicyError(f"{file} cannot be read ({error}); use an older checkpoint") from error
+
+
+def _read_json(file: Path, root: Path | None = None) -> Any:
+    try:
+        return stored_files.parse_json(_bytes(file, stored_files.MAX_JSON, root or file.parent), str(file))
+    except DataError as error:
+        raise PolicyError(f"{error}; use an older checkpoint") from error
 
 
 def _write(file: Path, content: Any) -> None:
@@ -192,13 +308,13 @@ def _write(file: Path, content: Any) -> None:
     if file.suffix == ".safetensors":
         save_file({name: tensor.detach().contiguous() for name, tensor in content.items()}, file)
     else:
-        file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+        file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8")
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    content = file.read_bytes()
+def _fingerprint(file: Path, root: Path) -> dict[str, Any]:
+    content = _bytes(file, MAX_TENSORS, root)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 

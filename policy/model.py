@@ -34,13 +34,31 @@ class ModelConfig:
         try:
             trunk = raw["sizes"]["planner"]
             sizes = Sizes(**raw["sizes"] | {"planner": Trunk(**trunk | {"engram": tuple(trunk["engram"])})})
-            return cls(
-                sizes, tuple(raw["cameras"]), *(int(raw[k]) for k in ("state_dim", "action_dim", "entities", "words"))
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            numbers = [raw[k] for k in ("state_dim", "action_dim", "entities", "words")]
+            config = cls(sizes, tuple(raw["cameras"]), *numbers)
+            config.refuse_absurd()
+            return config
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PolicyError(
                 f"config.json of the checkpoint does not fit this version ({error!r}); retrain it"
             ) from error
+
+    def refuse_absurd(self) -> None:
+        """ValueError where a size has no sense: files of strangers may ask for any amount of memory."""
+        s = self.sizes
+        limits = {
+            "width": (s.width, 16, 4096), "image_size": (s.image_size, 16, 1024), "chunk": (s.chunk, 4, 512),
+            "goal_tokens": (s.goal_tokens, 1, 256), "keypoints": (s.keypoints, 1, 512), "ticks": (s.ticks, 1, 256),
+            "tick": (s.tick, 1, 10_000), "instruction_length": (s.instruction_length, 1, 4096),
+            "subtask_length": (s.subtask_length, 1, 4096), "draws": (s.draws, 1, 64), "words": (self.words, 4, 200_000),
+            "state_dim": (self.state_dim, 1, 4096), "action_dim": (self.action_dim, 1, 4096),
+            "entities": (self.entities, 0, 512), "cameras": (len(self.cameras), 1, 32), "layers": (len(s.planner.pattern.split()), 1, 128),
+        }  # fmt: skip
+        for name, (value, low, high) in limits.items():
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name} is {str(value)[:40]}, not a whole number from {low} to {high}")
+        if not all(isinstance(camera, str) for camera in self.cameras):
+            raise ValueError("cameras are no names")
 
     @property
     def encoder(self) -> SceneEncoderConfig:

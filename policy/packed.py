@@ -43,6 +43,11 @@ def unpack(stored: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str
     return weights
 
 
+def packed_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Shapes that stay as they are in a file, packed or not: of weights that are never packed."""
+    return {name: shape for name, shape in shapes.items() if len(shape) < 2}
+
+
 def _eight(weight: Tensor) -> tuple[Tensor, Tensor]:
     rows = weight.detach().float().flatten(1)
     scale = (rows.abs().amax(1) / TOP).clamp(min=1e-20)
