@@ -52,7 +52,9 @@ class ModelConfig:
             "tick": (s.tick, 1, 10_000), "instruction_length": (s.instruction_length, 1, 4096),
             "subtask_length": (s.subtask_length, 1, 4096), "draws": (s.draws, 1, 64), "words": (self.words, 4, 200_000),
             "state_dim": (self.state_dim, 1, 4096), "action_dim": (self.action_dim, 1, 4096),
-            "entities": (self.entities, 0, 512), "cameras": (len(self.cameras), 1, 32), "layers": (len(s.planner.pattern.split()), 1, 128),
+            "entities": (self.entities, 0, 512),
+            "cameras": (len(self.cameras), 1, 32),
+            "layers": (len(s.planner.pattern.split()), 1, 128),
         }  # fmt: skip
         for name, (value, low, high) in limits.items():
             if type(value) is not int or not low <= value <= high:
