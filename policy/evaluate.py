@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,14 +49,14 @@ def evaluate(
     deadline: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
-    """Runs what `folder` does not hold yet, and what failed in it, and returns all outcomes, in the order of `episodes`.
+    """Runs what `folder` does not hold yet, and what failed in it; returns all outcomes, in the order of `episodes`.
 
     work: runs one job (spec, episode) in a worker; the spec of `run_job` is an AgentSpec; deadline: seconds that a step
     may take, none: from the environment's rate; stopped: asked every second, ends early with the outcomes so far.
     """
     known = {outcome.key: outcome for outcome in read_outcomes(folder) if outcome.status not in FAILED}
     missing = [episode for episode in episodes if episode.key not in known]
-    hope = _Hope(missing)
+    hope = Hope(missing)
     with _log(folder) as note, Pool(work, workers, deadline, stopped) as pool:
         for index, result in pool.run([(spec, episode) for episode in missing]):
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
@@ -69,13 +69,18 @@ def evaluate(
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """The folder is made, and nobody else's until the block ends; DataError where another process has it."""
+    """The folder is made, and nobody else's until the block ends; DataError where another process has it. A new one
+    goes again where nothing was written into it."""
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder)
     try:
         yield
     finally:
         lock.release()
+        if new:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def _log(folder: Path) -> Iterator[Callable[[Outcome], None]]:
         yield note
 
 
-class _Hope:
+class Hope:
     """Ends an evaluation whose first episodes of a task all failed: what is broken is not of one episode."""
 
     def __init__(self, episodes: list[Episode]):
@@ -115,7 +120,7 @@ class _Hope:
             kind = "all" if len(failures) > 1 else "it"
             raise PolicyError(
                 f"of {outcome.task}, the first {len(failures)} episodes were tried and {kind} failed; seed "
-                f"{failures[0].seed}: {failures[0].detail}; mend it, then --resume"
+                f"{failures[0].seed}: {failures[0].detail}; mend it first"
             )
 
 

@@ -1,4 +1,4 @@
-"""What an exception of somebody's environment, expert or policy says, in one line: it becomes the outcome of an episode."""
+"""An exception of somebody's environment, expert or policy in one line, as the outcome of an episode."""
 
 import traceback
 from pathlib import Path

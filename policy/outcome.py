@@ -70,8 +70,8 @@ REST: dict[str, tuple[Check, str]] = {
 
 
 def checked(raw: Any, needed: Iterable[str]) -> dict[str, Any]:
-    """`raw`, an episode of results.json or episodes.jsonl. PolicyError names a field of a wrong type, or one of `needed`
-    that is not there; what the others hold is looked at where they are there."""
+    """`raw`, an episode of results.json or episodes.jsonl. PolicyError names a field of a wrong type, or one of
+    `needed` that is not there; other fields are looked at where they are there."""
     if not isinstance(raw, dict):
         raise PolicyError(f"is {type(raw).__name__}, not an episode")
     for name in needed:

@@ -1,9 +1,9 @@
 """Worker processes that may die or hang: every job is done exactly once, in a fresh process if its first one crashed.
 
 Workers are spawned, get one job at a time through a pipe of their own, and are replaced when the pipe closes or a step
-of a job takes too long (policy/worker.py). A job that keeps killing its worker is reported as a `Crash`, not dropped and
-not counted as anything else. Errors that Python can report (exceptions) end the run: they are bugs or bad input, and
-repeating them would hide that; work whose exceptions are results returns them.
+of a job takes too long (policy/worker.py). A job that keeps killing its worker is reported as a `Crash`, not dropped
+and not counted as anything else. Errors that Python can report (exceptions) end the run: they are bugs or bad input,
+and repeating them would hide that; work whose exceptions are results returns them.
 """
 
 import multiprocessing

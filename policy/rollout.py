@@ -86,17 +86,20 @@ def _agent(spec: AgentSpec) -> Agent:
 
 def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     """For `policy.pool.Pool`: environments and agents are kept between the episodes of a worker."""
-    spec, episode = job
+    return attempt(*prepared(*job), job[1])
+
+
+def prepared(spec: AgentSpec, episode: Episode) -> tuple[Any, Agent]:
+    """The environment and the agent of an episode. CannotBegin where the environment cannot be made."""
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
     agent = _agent(spec)
     try:
-        env = environment(episode.task, agent.image_size)
+        return environment(episode.task, agent.image_size), agent
     except (envs.EnvError, DataError, PolicyError, MemoryError):
         raise
     except Exception as error:  # somebody's environment, whose packages may be missing: it may raise anything
         raise CannotBegin(f"task {episode.task} cannot be made: {described(error)}") from error
-    return attempt(env, agent, episode)
 
 
 def noise_seed(task: str, seed: int, draw: int = 0) -> int:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from scipy.optimize import brentq
 from scipy.stats import barnard_exact, binomtest, norm
 
-
 Z = float(norm.ppf(0.975))
 TINY = 1e-12  # from the ends of what a difference can be, where nothing varies
 

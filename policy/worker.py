@@ -8,8 +8,8 @@ Notable choices
   writes into shared memory until when its next beat is due, and the parent compares: a worker that is stuck in C code,
   holding the interpreter's lock, could not say so itself. A beat costs less than a microsecond.
 - The kernel kills a worker whose parent died (Linux): one that is stuck would never read that its pipe was closed.
-- Signals of the terminal go to the whole group. They are blocked while a worker starts and ignored from then on, so that
-  the parent alone decides what becomes of the work.
+- Signals of the terminal go to the whole group. They are blocked while a worker starts and ignored from then on: the
+  parent alone decides what becomes of the work.
 """
 
 import ctypes
