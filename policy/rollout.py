@@ -76,7 +76,15 @@ class Outcome:
 
 @lru_cache(maxsize=16)
 def environment(task: str, image_size: int | None) -> Any:
-    return envs.make(task, image_size)
+    """CannotBegin where it cannot be made."""
+    try:
+        return envs.make(task, image_size)
+    except MemoryError:
+        raise
+    except (envs.EnvError, DataError) as error:
+        raise CannotBegin(str(error)) from error
+    except Exception as error:  # somebody's environment, whose packages may be missing: it may raise anything
+        raise CannotBegin(f"task {task} cannot be made: {described(error)}") from error
 
 
 @lru_cache(maxsize=4)
@@ -90,16 +98,11 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
 
 
 def prepared(spec: AgentSpec, episode: Episode) -> tuple[Any, Agent]:
-    """The environment and the agent of an episode. CannotBegin where the environment cannot be made."""
+    """The environment and the agent of an episode."""
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
     agent = _agent(spec)
-    try:
-        return environment(episode.task, agent.image_size), agent
-    except (envs.EnvError, DataError, PolicyError, MemoryError):
-        raise
-    except Exception as error:  # somebody's environment, whose packages may be missing: it may raise anything
-        raise CannotBegin(f"task {episode.task} cannot be made: {described(error)}") from error
+    return environment(episode.task, agent.image_size), agent
 
 
 def noise_seed(task: str, seed: int, draw: int = 0) -> int:

@@ -12,11 +12,9 @@ Notable choices
   parent alone decides what becomes of the work.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,13 +23,12 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
-from ..data.stopping import SIGNALS
+from ..data.stopping import SIGNALS, die_with_parent
 
 STEP = 30.0  # seconds that a step may take at least, where no deadline was given
 PERIODS = 600  # control periods that it may take, where these are longer
 SLOW = 10  # times as long as a step that a reset may take, and the first step after it, which may compile
 START = 300.0  # seconds that everything before the first beat may take at least: imports, weights, a first environment
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
 class Heart:
@@ -108,13 +105,8 @@ def _begin(heart: Heart, parent: int, serve: Callable[..., None], args: tuple[An
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    _die_with(parent)
-    _heart = heart
-    serve(*args)
-
-
-def _die_with(parent: int) -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
+    _heart = heart
+    serve(*args)

@@ -7,6 +7,7 @@ that failed to run is a card with the reason.
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -203,10 +204,7 @@ def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
             f"torch {about['packages']['torch']} · GL {about['gl']}"
         ),
     }
-    page = PAGE.read_text()
-    for name, value in parts.items():
-        page = page.replace("{{" + name + "}}", value)
-    return page
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], PAGE.read_text(encoding="utf-8"))
 
 
 def succeeded(clips: list[Clip]) -> str:
