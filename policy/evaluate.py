@@ -68,14 +68,14 @@ def evaluate(
 
 
 @contextmanager
-def in_use(folder: Path) -> Iterator[None]:
+def in_use(folder: Path) -> Iterator[Path]:
     """The folder is made, and nobody else's until the block ends; DataError where another process has it. A new one
     goes again where nothing was written into it."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder)
     try:
-        yield
+        yield folder
     finally:
         lock.release()
         if new:

@@ -25,6 +25,7 @@ from ..policy.rollout import CONTROLS, FAILED, MEASURED, Outcome
 from ..policy.run import default_output
 from .errors import UserError
 from .manifest import manifest, this_code, this_command
+from .on_data import measure_on_data
 from .published import published, train_minutes, variant
 from .results import add_to_result, write_result
 from .results_file import key_of, read_evaluation
@@ -42,6 +43,9 @@ class Args:
     modes: tuple[Literal["hierarchical", "flat"], ...] = ("hierarchical", "flat")
     controls: tuple[Literal["normal", "wrong", "empty"], ...] = CONTROLS  # what the agent is told
     runtime: Runtime = Runtime()  # how the checkpoint is run
+    data: tuple[Path, ...] = ()  # recorded data sets: measure loss and open-loop error on them, without a simulator
+    rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME of --data's features, as for `tandem train`
+    cache: Path = Path("cache")  # of --data: decoded frames
     workers: int = 2  # processes; the outcomes do not depend on it
     step_deadline: float | None = None  # seconds a step may take; default: 30, or 600 control periods if longer
     output: Path | None = None  # default: outputs/eval/<date>/<time>_<checkpoint>
@@ -55,6 +59,8 @@ class Args:
 def main(args: Args) -> int:
     if args.reproduce is not None:
         return reproduce(args)
+    if args.data:
+        return measure_on_data(_needed(args), args.data, args.rename, args.cache, args.output)
     results, folder = run(args)
     show(results)
     print(f"results: {folder / 'results.json'}")
