@@ -25,7 +25,6 @@ from ..policy.rollout import CONTROLS, FAILED, MEASURED, Outcome
 from ..policy.run import default_output
 from .errors import UserError
 from .manifest import manifest, this_code, this_command
-from .on_data import measure_on_data
 from .published import published, train_minutes, variant
 from .results import add_to_result, write_result
 from .results_file import key_of, read_evaluation
@@ -60,6 +59,8 @@ def main(args: Args) -> int:
     if args.reproduce is not None:
         return reproduce(args)
     if args.data:
+        from .on_data import measure_on_data
+
         return measure_on_data(_needed(args), args.data, args.rename, args.cache, args.output)
     results, folder = run(args)
     show(results)
