@@ -1,7 +1,8 @@
 """One evaluation episode: a function of (task, seed, control, agent) and of nothing else.
 
 The outcome does not depend on which worker runs it, nor on what ran before: the environment is reset from the seed,
-the agent's noise is seeded from task and seed, and torch runs on one thread.
+the agent's noise is seeded from task and seed, and torch runs on one thread. Whatever an environment, an expert or a
+policy raises on the way is the status of that episode alone; what would be the same for all of them is an error.
 """
 
 import zlib
@@ -14,12 +15,22 @@ import numpy as np
 import torch
 
 from .. import envs
+from ..data.errors import DataError
 from .agent import Mode
 from .agents import Agent, AgentSpec, load_agent
+from .errors import CannotBegin, PolicyError
+from .faults import described
+from .worker import SLOW, beat, pace
 
 Control = Literal["normal", "empty", "wrong"]
 # What the agent is told: the truth, nothing, another object of the scene.
 CONTROLS: tuple[Control, ...] = ("normal", "empty", "wrong")
+Status = Literal["done", "skipped", "sim_error", "crashed", "error"]
+# skipped: no wrong instruction exists; sim_error: the simulation broke, never a success; crashed: the worker died or
+# made no step; error: the environment, the expert or the policy raised an exception.
+STATUSES: tuple[Status, ...] = ("done", "skipped", "sim_error", "crashed", "error")
+MEASURED: tuple[Status, ...] = ("done", "sim_error")  # what counts, as a success or as none
+FAILED: tuple[Status, ...] = ("crashed", "error")  # what counts as neither, and may run again
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Outcome:
     reward: float  # sum over the episode
     told: str  # the instruction that the agent got
     first_state: str  # digest of the simulator's first state
-    status: str  # "done", "skipped" (no wrong instruction exists), "sim_error", or "crashed"
+    status: Status
     planner_ms: tuple[float, ...] = ()
     controller_ms: tuple[float, ...] = ()
     events: dict[str, int] | None = None
@@ -65,7 +76,15 @@ class Outcome:
 
 @lru_cache(maxsize=16)
 def environment(task: str, image_size: int | None) -> Any:
-    return envs.make(task, image_size)
+    """CannotBegin where it cannot be made."""
+    try:
+        return envs.make(task, image_size)
+    except MemoryError:
+        raise
+    except (envs.EnvError, DataError) as error:
+        raise CannotBegin(str(error)) from error
+    except Exception as error:  # somebody's environment, whose packages may be missing: it may raise anything
+        raise CannotBegin(f"task {task} cannot be made: {described(error)}") from error
 
 
 @lru_cache(maxsize=4)
@@ -75,11 +94,15 @@ def _agent(spec: AgentSpec) -> Agent:
 
 def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     """For `policy.pool.Pool`: environments and agents are kept between the episodes of a worker."""
-    spec, episode = job
+    return attempt(*prepared(*job), job[1])
+
+
+def prepared(spec: AgentSpec, episode: Episode) -> tuple[Any, Agent]:
+    """The environment and the agent of an episode."""
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
     agent = _agent(spec)
-    return run_episode(environment(episode.task, agent.image_size), agent, episode)
+    return environment(episode.task, agent.image_size), agent
 
 
 def noise_seed(task: str, seed: int, draw: int = 0) -> int:
@@ -90,17 +113,30 @@ def noise_seed(task: str, seed: int, draw: int = 0) -> int:
 Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step
 
 
+def attempt(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    """`run_episode`, where an exception is an outcome too. CannotBegin and MemoryError are not of this episode."""
+    try:
+        return run_episode(env, agent, episode, watch)
+    except (CannotBegin, MemoryError):
+        raise
+    except Exception as error:  # of an environment, an expert, a planner: they may raise anything
+        environment.cache_clear()  # this one may be broken, and outcomes do not depend on what ran before
+        return _outcome(episode, status="error", detail=described(error))
+
+
 def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
     torch.set_num_threads(1)  # sums over several differ in their last bits, and contacts make another episode of that
     env.unwrapped.looking = True
+    pace(env.metadata.get("render_fps", 20))
+    beat(SLOW)
     obs, _ = env.reset(seed=episode.seed)
+    beat(SLOW)
     told = _told(env, episode.control)
     digest = env.unwrapped.first_state_digest()
     if told is None:
         return _outcome(episode, told="", first_state=digest, status="skipped")
     obs["task"] = told
-    agent.bind(env)
-    agent.reset(told, noise_seed(episode.task, episode.seed))
+    _begin(env, agent, told, noise_seed(episode.task, episode.seed))
     reward, steps, ended, info = 0.0, 0, False, {"success": False, "sim_error": False}
     while not ended:
         action = agent.act(obs)
@@ -110,12 +146,24 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
         obs, gain, terminated, truncated, info = env.step(action)
         obs["task"] = told
         reward, steps, ended = reward + float(gain), steps + 1, terminated or truncated
-    status = "sim_error" if info["sim_error"] else "done"
+        if not ended and steps >= env.unwrapped.horizon:
+            raise envs.EnvError(f"task {episode.task} did not end at its horizon of {steps} steps; truncate it there")
+        beat()
+    status, success = "sim_error" if info["sim_error"] else "done", bool(info["success"] and not info["sim_error"])
     return _outcome(
-        episode, told=told, first_state=digest, status=status, success=bool(info["success"]), steps=steps,
+        episode, told=told, first_state=digest, status=status, success=success, steps=steps,
         reward=round(reward, 6), planner_ms=_times(agent, "planner_ms"), controller_ms=_times(agent, "controller_ms"),
         events=dict(agent.events),
     )  # fmt: skip
+
+
+def _begin(env: Any, agent: Agent, told: str, seed: int) -> None:
+    """CannotBegin where the agent does not fit the environment, or the environment has no expert."""
+    try:
+        agent.bind(env)
+        agent.reset(told, seed)
+    except (envs.EnvError, DataError, PolicyError) as error:
+        raise CannotBegin(str(error)) from error
 
 
 def _outcome(episode: Episode, **values: Any) -> Outcome:

@@ -3,10 +3,13 @@
 outputs/train/2026-11-24/10-12-33_demo/{train_config.json, log.jsonl, tensorboard/, checkpoints/, .lock}
 """
 
+import atexit
+import itertools
 import json
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +22,24 @@ from .errors import PolicyError
 
 
 def default_output(command: str, job: str) -> Path:
-    """outputs/<command>/YYYY-MM-DD/HH-MM-SS_<job>, the ecosystem's habit."""
-    return Path("outputs") / command / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{job}"
+    """outputs/<command>/YYYY-MM-DD/HH-MM-SS_<job>, the ecosystem's habit. The folder is made, so that no other command
+    of the same second has it too, and goes again at the end of this process where nothing was written into it."""
+    day, name = Path("outputs") / command / time.strftime("%Y-%m-%d"), f"{time.strftime('%H-%M-%S')}_{job}"
+    day.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = day / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        atexit.register(_give_back, folder.absolute())
+        return folder
+    raise AssertionError("unreachable")
+
+
+def _give_back(folder: Path) -> None:
+    with suppress(OSError):  # it holds what it was made for, or is gone already
+        folder.rmdir()
 
 
 class Silent:

@@ -1,9 +1,18 @@
-"""Intervals and tests for success counts, by scipy."""
+"""Intervals and tests for success counts, by scipy.
+
+Intervals hold at the edges too, where few or no episodes differ: Wald's, which takes the spread that was seen for the
+truth, has no width there. Wilson's is of one proportion, Newcombe's of two that are independent (method 10 of Newcombe,
+Statistics in Medicine 17:873, 1998), Tango's of two that are paired (Statistics in Medicine 17:891, 1998).
+"""
 
 import math
 from dataclasses import dataclass
 
+from scipy.optimize import brentq
 from scipy.stats import barnard_exact, binomtest, norm
+
+Z = float(norm.ppf(0.975))
+TINY = 1e-12  # from the ends of what a difference can be, where nothing varies
 
 
 @dataclass(frozen=True)
@@ -54,30 +63,58 @@ class Comparison:
             return f"no significant difference (p = {self.p_value:.2f}; {detectable})"
         return f"{'B' if self.difference > 0 else 'A'} is better (p = {self.p_value:.2g})"
 
+    @property
+    def brief(self) -> str:
+        """The verdict in two words."""
+        if not self.significant:
+            return "no difference"
+        return "B better" if self.difference > 0 else "A better"
+
 
 def paired(a: list[bool], b: list[bool]) -> Comparison:
-    """The same episodes under A and B: McNemar's exact test on those where the outcomes differ."""
+    """The same episodes under A and B: McNemar's exact test on those where the outcomes differ, Tango's interval."""
     n = len(a)
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
     discordant = only_a + only_b
     p = binomtest(only_b, discordant).pvalue if discordant else 1.0
-    difference = (only_b - only_a) / n
-    error = math.sqrt(max(0.0, discordant / n - difference**2) / n)
     spread = math.sqrt(max(discordant, 1) / n / n)
-    return _comparison("McNemar, paired by seed", difference, error, float(p), spread)
+    return _comparison("McNemar, paired by seed", (only_b - only_a) / n, tango(only_a, only_b, n), float(p), spread)
 
 
 def unpaired(a: Proportion, b: Proportion) -> Comparison:
-    """Different episodes: Barnard's exact test."""
+    """Different episodes: Barnard's exact test, Newcombe's interval."""
     table = [[a.successes, b.successes], [a.n - a.successes, b.n - b.successes]]
     p = 1.0 if a.value == b.value else float(barnard_exact(table).pvalue)
-    error = math.sqrt(a.value * (1 - a.value) / a.n + b.value * (1 - b.value) / b.n)
     spread = math.sqrt(0.25 / a.n + 0.25 / b.n)
-    return _comparison("Barnard, unpaired", b.value - a.value, error, p, spread)
+    return _comparison("Barnard, unpaired", b.value - a.value, newcombe(a, b), p, spread)
 
 
-def _comparison(test: str, difference: float, error: float, p: float, spread: float) -> Comparison:
-    z = float(norm.ppf(0.975))
-    detectable = min(1.0, (z + float(norm.ppf(0.8))) * spread)
-    return Comparison(test, difference, difference - z * error, difference + z * error, p, detectable)
+def tango(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """95% interval of (successes of B - successes of A) / n, of n pairs: the differences that a score test at 5% does
+    not refuse. only_a: pairs in which A alone succeeded."""
+    difference = (only_b - only_a) / n
+
+    def score(delta: float) -> float:
+        """How many deviations the counts are from what they would be at a true difference of `delta`."""
+        b = -only_a - only_b + (2 * n - only_b + only_a) * delta
+        c = -only_a * delta * (1 - delta)
+        only = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # the likeliest share of pairs that A alone wins
+        return n * (difference - delta) / math.sqrt(max(1e-300, n * (2 * only + delta * (1 - delta))))
+
+    low = -1.0 if only_a == n else brentq(lambda delta: score(delta) - Z, -1 + TINY, difference)
+    high = 1.0 if only_b == n else brentq(lambda delta: score(delta) + Z, difference, 1 - TINY)
+    return float(low), float(high)
+
+
+def newcombe(a: Proportion, b: Proportion) -> tuple[float, float]:
+    """95% interval of B - A, from the Wilson intervals of both."""
+    (low_a, high_a), (low_b, high_b), difference = a.interval, b.interval, b.value - a.value
+    below = math.hypot(b.value - low_b, high_a - a.value)
+    above = math.hypot(high_b - b.value, a.value - low_a)
+    return max(-1.0, difference - below), min(1.0, difference + above)
+
+
+def _comparison(test: str, difference: float, interval: tuple[float, float], p: float, spread: float) -> Comparison:
+    detectable = min(1.0, (Z + float(norm.ppf(0.8))) * spread)
+    return Comparison(test, difference, *interval, p, detectable)

@@ -32,6 +32,9 @@ ERRORS = (
 )  # fmt: skip
 
 
+SHORT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "out of memory")
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -70,6 +73,21 @@ def run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_short_of_memory(error):
+            raise
+        print(f"tandem: error: too little memory ({_first_line(error)}); close other programs", file=sys.stderr)
+        return 2
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """torch and threading say it by a RuntimeError."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(words in said for words in SHORT_OF_MEMORY)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

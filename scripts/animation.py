@@ -19,6 +19,9 @@ def thumbnails(frames: list[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(Image.fromarray(f[:, : f.shape[0]]).resize((SIDE, SIDE), Image.Resampling.BOX)) for f in kept]
 
 
+BLANK = np.full((SIDE, SIDE, 3), 230, np.uint8)  # of an episode that failed to run
+
+
 def framed(episode: list[np.ndarray], success: bool, length: int) -> list[np.ndarray]:
     """`length` frames with an edge (SIDE + 2 EDGE, ..., 3), the last one again and again in the end's color."""
     shown = [_edged(frame, GAP) for frame in episode]
@@ -34,6 +37,7 @@ def _edged(frame: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 def animation(rows: list[list[tuple[list[np.ndarray], bool]]], fps: float) -> bytes:
     """rows of (thumbnails, success), equally many in each -> an animated WebP that repeats; fps: of the film."""
+    rows = [[(frames or [BLANK], success) for frames, success in row] for row in rows]
     longest = max(len(frames) for row in rows for frames, _ in row) + int(fps / EVERY)  # a second to see how it ended
     cells = [[framed(frames, success, longest) for frames, success in row] for row in rows]
     sheets = [

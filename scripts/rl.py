@@ -15,6 +15,7 @@ from .. import envs
 from ..policy.run import Run, default_output
 from .errors import UserError
 from .manifest import say_how
+from .settings import at_least
 
 if TYPE_CHECKING:
     from ..policy.agents import AgentSpec
@@ -35,7 +36,8 @@ class Args:
     workers: int = 2  # environments at once, a process each
     seed: int = 0
     output: Path | None = None  # default: outputs/rl/<date>/<time>_<method>
-    resume: bool = False  # continue the run in --output
+    step_deadline: float | None = None  # seconds a step may take; default: 30, or 600 control periods if longer
+    resume: bool = False  # continue the run in --output, or begin it
     dry_run: bool = False  # print the resolved settings and stop
 
 
@@ -60,9 +62,9 @@ def main(args: Args) -> int:
     output = args.output or default_output("rl", args.method)
     _refuse_others(output)
     learn = _METHODS[args.method](args, spec, tasks, bundle)  # what is missing is said before the run begins
-    with Run(output, args.resume) as run:
+    with Run(output, args.resume and output.exists()) as run:
         about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
-        limits = Limits(args.steps, args.minutes)
+        limits = Limits(args.steps, args.minutes, step=args.step_deadline)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
         say_how(output)
@@ -71,18 +73,24 @@ def main(args: Args) -> int:
             raise run.stopped(f"continue with the same command and --resume --output {output}")
         if not checkpoint.exists(output):
             learning.save_untaught("the time was too short for a round")
-    print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes")
+    print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes{_left_out(learning.left_out)}")
     print(f"next: tandem eval --checkpoint {output} --modes {args.mode} --controls normal")
     return 0
+
+
+def _left_out(reasons: dict[str, int]) -> str:
+    if not reasons:
+        return ""
+    words = "; ".join(f"{count} of {reason}" for reason, count in list(reasons.items())[:5])
+    return f", {sum(reasons.values())} episodes left out ({words})"
 
 
 def _refuse_nonsense(args: Args) -> None:
     from ..policy.rl.layouts import SEEDS
 
-    least = {"workers": 1, "seed": 0, "steps": 1}  # layouts of negative seeds are those of evaluation
-    for name, value in least.items():
-        if getattr(args, name) < value:
-            raise UserError(f"--{name} is {getattr(args, name)}; use {value} or more")
+    at_least(args, workers=1, seed=0, steps=1)  # layouts of negative seeds are those of evaluation
+    if args.resume and args.output is None:
+        raise UserError("--resume continues what is in a folder; pass it as --output")
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes}; use more than 0")
     if args.seed >= SEEDS:
@@ -123,7 +131,7 @@ def _scratch(args: Args) -> int:
         raise UserError("--method scratch, which is for reference, does not resume; choose another --output")
     (task,) = tasks
     with Run(args.output or default_output("rl", "scratch"), resume=False) as run:
-        practice = Practice(run=run, limits=Limits(args.steps, args.minutes))
+        practice = Practice(run=run, limits=Limits(args.steps, args.minutes, step=args.step_deadline))
         scratch(task, practice, args.workers, args.seed)
         if run.stop_requested:
             raise run.stopped("--method scratch does not resume")

@@ -93,7 +93,7 @@ def main(args: Args) -> int:
         print("the data has no subtask words: the planner learns subgoals and progress, and will say nothing")
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     this_code()
-    fresh = not output.exists()
+    fresh = not output.exists() or not any(output.iterdir())
     try:
         prepared = time.perf_counter() - begin
         checkpoint = train(recipe, cache, output, args.resume, prepared, args.act_from, args.allow_changed)

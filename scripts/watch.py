@@ -1,28 +1,36 @@
 """Render rollouts into mp4 files and one self-contained report.html.
 
 Each episode shows the rollout beside the decoded subgoal and the imagined future, the planner's words on a timeline
-that moves with the video, and the command that reproduces it.
+that moves with the video, and the command that reproduces it. Episodes run in workers, which also encode the films; one
+that failed to run is a card with the reason.
 """
 
 import base64
 import html
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from .. import envs
+from ..data.files import write_atomic
+from ..data.progress import progress_bar
+from ..data.stopping import Stop
 from ..policy import checkpoint
 from ..policy.agent import Runtime
 from ..policy.agents import AgentSpec, load_agent
-from ..policy.evaluate import resolve_tasks
-from ..policy.rollout import Episode, Outcome, run_episode
+from ..policy.evaluate import Hope, in_use, resolve_tasks
+from ..policy.pool import Crash, Pool
+from ..policy.rollout import FAILED, MEASURED, Episode, Outcome, attempt, crashed, prepared
 from ..policy.run import default_output
+from ..policy.worker import SLOW, beat
 from .animation import animation, thumbnails
 from .errors import UserError
 from .film import Film, encode, save
 from .manifest import manifest
+from .settings import at_least, layouts
 from .tables import COLUMNS, cell
 
 PAGE = Path(__file__).parent / "report" / "page.html"
@@ -37,57 +45,122 @@ class Args:
     first_seed: int = 1_000_000
     before: str = ""  # another checkpoint: its episodes of the same seeds are shown first, for comparison
     runtime: Runtime = Runtime()  # how the checkpoint is run
+    workers: int = 2  # processes; films do not depend on it
+    step_deadline: float | None = None  # seconds a step may take; default: 30, or 600 control periods if longer
     animation: Path | None = None  # also all episodes side by side, those before above, in this .webp
     output: Path | None = None  # default: outputs/watch/<date>/<time>_<checkpoint>
     dry_run: bool = False  # print the resolved settings and stop
 
 
 @dataclass(frozen=True)
-class Clip:
+class Take:
+    """What a worker films."""
+
+    spec: AgentSpec
+    episode: Episode
     label: str  # "before", "after", or "" where there is one policy
+    thumbnails: bool  # are they wanted too?
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What came of it; where the episode failed, its outcome alone."""
+
+    label: str
     outcome: Outcome
-    film: Film
-    fps: int
-    video: bytes
-    thumbnails: list[np.ndarray]  # where an animation is wanted
-    command: str
+    entries: tuple[dict[str, Any], ...] = ()  # of each step: subtask, progress, replanned
+    captions: tuple[str, ...] = ()
+    fps: int = 1
+    video: bytes = b""
+    thumbnails: tuple[np.ndarray, ...] = ()
 
 
 def main(args: Args) -> int:
-    print(f"report: {run(args)}")
-    return 0
+    page, clips = watched(args)
+    print(f"report: {page}")
+    if any(clip.outcome.status in MEASURED for clip in clips):
+        return 0
+    print("no episode came to its end; the page says why")
+    return 1
 
 
 def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     """Watches the episodes and writes the page; `table`: a summary of `tandem eval` to show on top."""
-    spec = _spec(args)
+    return watched(args, table)[0]
+
+
+def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list[Clip]]:
+    _refuse_nonsense(args)
+    specs = {"after" if args.before else "": _spec(args)}
     tasks = resolve_tasks(args.tasks or _trained_on(args))
+    if args.before:
+        specs = {"before": _spec(replace(args, checkpoint=args.before))} | specs
+    for spec in specs.values():
+        load_agent(spec, tasks)  # here, so that a bad checkpoint is one line before anything is filmed
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
+    page = folder / "report.html"
+    with Stop() as stop, in_use(folder):
+        _refuse_another(page)  # again: another command may have been quicker
+        takes = [
+            Take(spec, Episode(task, seed, args.runtime.mode), label, args.animation is not None)
+            for task in tasks
+            for seed in range(args.first_seed, args.first_seed + args.episodes)
+            for label, spec in specs.items()
+        ]
+        clips = _filmed(takes, args, folder, stop)
+        stop.finish("no page was written; run the command again")
+        if args.animation is not None:
+            rows = [[(list(c.thumbnails), c.outcome.success) for c in clips if c.label == label] for label in specs]
+            save(animation(rows, max(clip.fps for clip in clips)), args.animation)
+        write_atomic(page, render(clips, args, table).encode())
+    return page, clips
+
+
+def _refuse_nonsense(args: Args) -> None:
+    at_least(args, episodes=1, workers=1)
+    layouts(args.first_seed, args.episodes)
     if args.before and args.agent != "checkpoint":
         raise UserError("--before shows one checkpoint before another; pass --checkpoint, or leave --agent out")
     if args.animation is not None and args.animation.suffix != ".webp":
         raise UserError(f"--animation {args.animation} is no .webp; choose a name that ends so")
-    if (folder / "report.html").exists():
-        raise UserError(f"{folder}/report.html exists; choose another --output")
-    actors = [("after" if args.before else "", args, load_agent(spec, tasks))]
-    if args.before:
-        earlier = replace(args, checkpoint=args.before)
-        actors.insert(0, ("before", earlier, load_agent(_spec(earlier), tasks)))
-    clips = []
-    for task in tasks:
-        env = envs.make(task, actors[0][2].image_size)
-        for seed in range(args.first_seed, args.first_seed + args.episodes):
-            for label, how, agent in actors:
-                clips.append(_watch(env, agent, Episode(task, seed, args.runtime.mode), how, label))
-                save(clips[-1].video, folder / f"{'_'.join(filter(None, (task, str(seed), label)))}.mp4")
-        env.close()
-    if args.animation is not None:
-        labels = dict.fromkeys(clip.label for clip in clips)
-        rows = [[(clip.thumbnails, clip.outcome.success) for clip in clips if clip.label == label] for label in labels]
-        save(animation(rows, clips[0].fps), args.animation)
-    page = folder / "report.html"
-    page.write_text(render(clips, args, table))
-    return page
+    if args.output is not None:
+        _refuse_another(args.output / "report.html")
+
+
+def _refuse_another(page: Path) -> None:
+    if page.exists():
+        raise UserError(f"{page} exists; choose another --output")
+
+
+def _filmed(takes: list[Take], args: Args, folder: Path, stop: Stop) -> list[Clip]:
+    """In the order of `takes`; fewer where it is asked to stop."""
+    clips, hope = dict[int, Clip](), Hope([take.episode for take in takes])
+    with (
+        progress_bar(total=len(takes), unit="episode", desc="watch") as bar,
+        Pool(film, args.workers, args.step_deadline, lambda: stop.requested) as pool,
+    ):
+        for index, result in pool.run(takes):
+            episode, label = takes[index].episode, takes[index].label
+            clip = Clip(label, crashed(episode, result.reason)) if isinstance(result, Crash) else result
+            hope.note(clip.outcome)
+            if clip.video:
+                save(clip.video, folder / f"{'_'.join(filter(None, (episode.task, str(episode.seed), label)))}.mp4")
+            clips[index] = clip
+            bar.update()
+    return [clips[index] for index in sorted(clips)]
+
+
+def film(take: Take) -> Clip:
+    """For workers."""
+    env, agent = prepared(take.spec, take.episode)
+    seen = Film()
+    outcome = attempt(env, agent, take.episode, seen)
+    if outcome.status in FAILED:
+        return Clip(take.label, outcome)
+    beat(SLOW)
+    fps = env.metadata["render_fps"]
+    small = tuple(thumbnails(seen.frames)) if take.thumbnails else ()
+    return Clip(take.label, outcome, tuple(seen.entries), seen.captions, fps, encode(seen.frames, fps), small)
 
 
 def _spec(args: Args) -> AgentSpec:
@@ -104,15 +177,12 @@ def _trained_on(args: Args) -> tuple[str, ...]:
     return checkpoint.tasks(args.checkpoint)
 
 
-def _watch(env: Any, agent: Any, episode: Episode, args: Args, label: str) -> Clip:
-    film = Film()
-    outcome = run_episode(env, agent, episode, film)
-    video = encode(film.frames, env.metadata["render_fps"])
-    small = thumbnails(film.frames) if args.animation is not None else []
-    film.frames.clear()  # a megabyte each
-    who = f"--checkpoint {args.checkpoint}" if args.agent == "checkpoint" else f"--agent {args.agent}"
-    command = f"tandem watch {who} --tasks {episode.task} --first-seed {episode.seed} --episodes 1"
-    return Clip(label, outcome, film, env.metadata["render_fps"], video, small, command + _changed(args.runtime))
+def _command(clip: Clip, args: Args) -> str:
+    """What films the episode again."""
+    folder = args.before if clip.label == "before" else args.checkpoint
+    who = f"--checkpoint {folder}" if args.agent == "checkpoint" else f"--agent {args.agent}"
+    command = f"tandem watch {who} --tasks {clip.outcome.task} --first-seed {clip.outcome.seed} --episodes 1"
+    return command + _changed(args.runtime)
 
 
 def _changed(runtime: Runtime) -> str:
@@ -128,24 +198,23 @@ def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
         "title": "Tandem rollouts",
         "lead": f"{html.escape(str(who))} · {succeeded(clips)}",
         "table": success_table(table) if table else "",
-        "episodes": "\n".join(card(clip) for clip in clips),
+        "episodes": "\n".join(card(clip, _command(clip, args)) for clip in clips),
         "manifest": html.escape(
             f"code {about['code']} · checkpoint {about['checkpoint']} · mujoco {about['packages']['mujoco']} · "
             f"torch {about['packages']['torch']} · GL {about['gl']}"
         ),
     }
-    page = PAGE.read_text()
-    for name, value in parts.items():
-        page = page.replace("{{" + name + "}}", value)
-    return page
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], PAGE.read_text(encoding="utf-8"))
 
 
 def succeeded(clips: list[Clip]) -> str:
     """How many, of each label."""
     counts = []
     for label in dict.fromkeys(clip.label for clip in clips):
-        mine = [clip.outcome.success for clip in clips if clip.label == label]
-        counts.append(f"{sum(mine)} of these {len(mine)} episodes succeeded {label}".strip())
+        mine = [clip.outcome for clip in clips if clip.label == label]
+        ran = [outcome.success for outcome in mine if outcome.status not in FAILED]
+        failed = f", {len(mine) - len(ran)} failed to run" if len(ran) < len(mine) else ""
+        counts.append(f"{sum(ran)} of these {len(ran)} episodes succeeded {label}".strip() + failed)
     return ", ".join(counts)
 
 
@@ -159,24 +228,38 @@ def success_table(summary: dict[str, Any]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def card(clip: Clip) -> str:
-    o, steps = clip.outcome, len(clip.film.entries)
-    video = base64.b64encode(clip.video).decode()
+def card(clip: Clip, command: str) -> str:
+    o, steps = clip.outcome, len(clip.entries)
     name = f'<span class="badge">{clip.label}</span>' if clip.label else ""
+    again = f"<pre><code>{html.escape(command)}</code><button>copy</button></pre>"
+    if not clip.video:
+        return f"""<article class="failed">
+<header><h2>{html.escape(o.task)}</h2>{name}<span class="badge no">{o.status}</span>{_where(o, steps)}</header>
+<p>{html.escape(o.detail)}</p>
+{again}
+</article>"""
+    video = base64.b64encode(clip.video).decode()
     badge = '<span class="badge yes">success</span>' if o.success else '<span class="badge no">no success</span>'
-    where = f'<span class="small">{o.task}, seed {o.seed}, {steps} steps</span>'
+    if o.status == "sim_error":
+        badge = '<span class="badge no">the simulation broke</span>'
     return f"""<article data-steps="{steps}" data-fps="{clip.fps}">
-<header><h2>{html.escape(o.told)}</h2>{name}{badge}{where}</header>
+<header><h2>{html.escape(o.told)}</h2>{name}{badge}{_where(o, steps)}</header>
 <video controls muted loop playsinline src="data:video/mp4;base64,{video}"></video>
-<div class="captions">{"".join(f"<span>{c}</span>" for c in clip.film.captions)}</div>
+<div class="captions">{"".join(f"<span>{c}</span>" for c in clip.captions)}</div>
 <div class="thought"></div>
-<div class="timeline">{timeline(clip.film.entries)}<i></i></div>
-{progress_curve([e["progress"] for e in clip.film.entries])}
-<pre><code>{html.escape(clip.command)}</code><button>copy</button></pre>
+<div class="timeline">{timeline(clip.entries)}<i></i></div>
+{progress_curve([e["progress"] for e in clip.entries])}
+{again}
 </article>"""
 
 
-def timeline(entries: list[dict[str, Any]]) -> str:
+def _where(o: Outcome, steps: int) -> str:
+    """Which episode, how long, and how often its actions were clamped or held."""
+    limited = "".join(f", {o.events[name]} {name}" for name in ("clamped", "held") if o.events and o.events.get(name))
+    return f'<span class="small">{html.escape(o.task)}, seed {o.seed}, {steps} steps{limited}</span>'
+
+
+def timeline(entries: Sequence[dict[str, Any]]) -> str:
     """One span per run of equal words, placed in percent of the episode."""
     starts = [i for i, e in enumerate(entries) if i == 0 or e["subtask"] != entries[i - 1]["subtask"]]
     spans = []

@@ -944,7 +944,8 @@ def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
     from tandem.policy.run import Run
 
     made = []
-    monkeypatch.setattr(module, "in_processes", lambda makers: nullcontext(made.append(DummyVecEnv(makers)) or made[0]))
+    here = lambda makers, deadline: nullcontext(made.append(DummyVecEnv(makers)) or made[0])  # noqa: E731
+    monkeypatch.setattr(module, "in_processes", here)
     with Run(tmp_path / "run", resume=False) as run:
         module.scratch("reach", Practice(run=run, limits=Limits(1, 1.0)), 2, seed=3)
     assert [env.unwrapped.np_random_seed for env in made[0].envs] == [training_seed(3), training_seed(3) + 1]

@@ -84,6 +84,8 @@ class _Keep(BaseCallback):
 def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experience) -> list[Episode]:
     """Episodes that ended at this step go to disk and into the curve."""
     for info in infos:
+        for what, reason in info.get("left_out", ()):
+            learning.leave_out(what, reason)
         if "error" in info:
             raise PolicyError(info["error"])
     ended = [info for info in infos if "episode_log" in info]
@@ -103,7 +105,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
     makers: list[Callable[[], gymnasium.Env]] = [
         partial(NoiseEnv, spec, tasks, first + index, workers, *many) for index in range(workers)
     ]
-    with in_processes(makers) as envs:
+    with in_processes(makers, learning.limits.step) as envs:
         _warm_up(envs, learning, experience, settings, seed)
         if (choices := _choices(experience)) < settings.warm_up:
             return learning.save_untaught(f"{choices} of {settings.warm_up} choices of the warm-up are made")

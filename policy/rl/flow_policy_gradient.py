@@ -38,7 +38,7 @@ from .exploration import Explorer, log_likelihood
 from .layouts import unmet
 from .patience import Patience, patience
 from .progress import Learning
-from .rollouts import EXPLORER, Job, Trajectory, horizon, roll_out
+from .rollouts import EXPLORER, HOPELESS, Job, Trajectory, horizon, roll_out
 from .samples import Samples, of_trajectory
 
 
@@ -97,7 +97,7 @@ def flow_policy_gradient(
     torch.manual_seed(seed + len(experience))
     learner = _learner(learning, settings)
     newest, crashed = learning.newest() or _save(learning, learner), set[int]()
-    with Pool(roll_out, workers) as pool:
+    with Pool(roll_out, workers, learning.limits.step, learning.stopped) as pool:
         while not learning.ended() and learning.left > learner.took:
             begin = learning.seconds
             layouts = unmet(experience, seed, settings.episodes // settings.baseline.draws, frozenset(crashed))
@@ -123,14 +123,21 @@ def flow_policy_gradient(
 def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
     """Of one round, in the order of the jobs; only a part of them where the run is asked to stop."""
     found: list[Trajectory] = []
-    for _, result in pool.run(jobs):
+    failed = 0
+    for index, result in pool.run(jobs):
         learning.tick()
         if learning.run.stop_requested:
             return found
         if not isinstance(result, Crash):
             found.append(result)
-    if not found:
-        raise PolicyError("every episode of a round crashed its worker; run `tandem doctor`, then --resume")
+            continue
+        failed += 1
+        learning.leave_out(f"{jobs[index].task} seed {jobs[index].seed}", result.reason)
+        if failed >= HOPELESS and not found:
+            raise PolicyError(f"the first {failed} episodes of a round failed; {result.reason}; then --resume")
+    if not found and not learning.run.stop_requested:
+        why = "; ".join(learning.left_out)
+        raise PolicyError(f"every episode of a round crashed ({why}); run `tandem doctor`, then --resume")
     return sorted(found, key=lambda r: (r.seed, r.draw))
 
 

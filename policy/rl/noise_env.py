@@ -22,16 +22,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ...envs import EnvError
 from ..agent import TandemAgent
 from ..agents import AgentSpec, load_agent
 from ..errors import PolicyError
+from ..faults import described
 from ..rollout import environment, noise_seed
 from ..steering import spread
+from ..worker import SLOW, beat, pace
 from .layouts import training_seed
-from .rollouts import finite
+from .rollouts import begin, finite
 
 HOLD = 10  # looks that one noise lasts: a whole attempt
-BREAKS = 10  # simulations that break one after the other before learning stops
+BREAKS = 10  # episodes that break one after the other before learning stops
 
 
 class NoiseEnv(gymnasium.Env):
@@ -51,7 +54,11 @@ class NoiseEnv(gymnasium.Env):
         self.tasks, self.agent = tasks, agent
         self.seed, self.stride, self.hold, self.repeats = first_seed, stride, hold, repeats
         self.left = repeats  # times that this layout is to be met
-        self.breaks = 0  # simulations that broke, one after the other
+        self.breaks = 0  # episodes that broke, one after the other
+        self.broken = ""  # what broke this one
+        self.left_out: list[
+            tuple[str, str]
+        ] = []  # episodes that broke, and why, which the learner does not know of yet
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
         self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
@@ -64,17 +71,46 @@ class NoiseEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The next layout. `seed` seeds gymnasium's random numbers, which nothing here uses."""
         super().reset(seed=seed)
+        while True:
+            self._next()
+            try:
+                return self._begin(), {}
+            except (PolicyError, MemoryError):
+                raise
+            except Exception as error:  # of somebody's environment: it may raise anything
+                self._raised(error)
+                if self.breaks >= BREAKS:
+                    raise PolicyError(self._hopeless()) from error
+
+    def _next(self) -> None:
         if self.left == 0:
             self.seed, self.left = self.seed + self.stride, self.repeats
         self.left -= 1
         self.task = self.tasks[self.seed // self.stride % len(self.tasks)]
+
+    def _begin(self) -> np.ndarray:
         self.env = environment(self.task, self.agent.image_size)
         self.env.unwrapped.looking = True
+        pace(self.env.metadata.get("render_fps", 20))
+        beat(SLOW)
         self.obs, _ = self.env.reset(seed=self.seed)
-        self.agent.bind(self.env)
-        self.agent.reset(self.obs["task"], noise_seed(self.task, self.seed))
+        beat(SLOW)
+        begin(self.env, self.agent, self.obs["task"], noise_seed(self.task, self.seed))
         self.kept: dict[str, list[np.ndarray]] = {"features": [], "noise": []}
-        return self._look(), {}
+        return self._look()
+
+    def _raised(self, error: Exception) -> None:
+        """Goes on with another layout, in another environment: this one may be broken."""
+        self._broke(described(error))
+        environment.cache_clear()
+        self.left = 0
+
+    def _broke(self, what: str) -> None:
+        self.breaks, self.broken = self.breaks + 1, what
+        self.left_out.append((f"{self.task} seed {self.seed}", what))
+
+    def _hopeless(self) -> str:
+        return f"{BREAKS} episodes in a row broke, the last one by {self.broken}; run `tandem doctor`, then --resume"
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         noise = np.asarray(action, np.float32)
@@ -82,21 +118,28 @@ class NoiseEnv(gymnasium.Env):
             return self._failed("the learner chose noise that is not finite; lower its learning rate, then --resume")
         self.kept["features"].append(self.features)
         self.kept["noise"].append(noise)
+        self.broken = ""
         try:
             success, truncated = self._act(spread(torch.from_numpy(noise)[None], self.chunk))
+            if not (success or truncated):
+                self._look()
         except PolicyError as error:
             return self._failed(str(error))
-        info: dict[str, Any] = {"is_success": success}
-        self.breaks = self.breaks + 1 if self.broken else 0
+        except MemoryError:
+            raise
+        except Exception as error:  # of somebody's environment: it may raise anything
+            success, truncated = False, True
+            self._raised(error)
+        info: dict[str, Any] = {"is_success": success, "left_out": self.left_out}
+        self.left_out = []
         if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
-            if self.breaks == BREAKS:
-                info["error"] = f"{self.task}: {BREAKS} simulations in a row broke; run `tandem doctor`, then --resume"
+            if self.breaks >= BREAKS:
+                info["error"] = self._hopeless()
             return self.features, -1.0, False, True, info
+        self.breaks = 0
         if success or truncated:
             log = {key: np.stack(rows) for key, rows in self.kept.items()} | {"seed": np.array(self.seed)}
             info |= {"steps": self.agent.step, "episode_log": log}
-        else:
-            self._look()
         return self.features, float(success) - 1.0, success, truncated, info
 
     def _failed(self, why: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -126,7 +169,11 @@ class NoiseEnv(gymnasium.Env):
             action = finite(self.agent, self.obs, self.task, self.seed)
             self.env.unwrapped.looking = self.agent.looks
             self.obs, _, success, truncated, info = self.env.step(action)
-            self.broken = bool(info["sim_error"])
+            beat()
+            if info["sim_error"] and not self.broken:
+                self._broke("the simulation broke")
+            if not (success or truncated) and self.agent.step >= self.env.unwrapped.horizon:
+                raise EnvError(f"task {self.task} did not end at its horizon of {self.agent.step} steps")
             if success or truncated or self.agent.looks:
                 return success, truncated and not success
 

@@ -37,6 +37,7 @@ class Limits:
     steps: int  # environment steps, over all workers
     minutes: float
     save_minutes: float = 5.0
+    step: float | None = None  # seconds that a step may take; none: from the environment's rate
 
 
 @dataclass(kw_only=True)
@@ -50,6 +51,7 @@ class Practice:
     spent: float = 0.0  # seconds before `since`
     since: float = field(default_factory=time.perf_counter)
     noted: float = -NOTED  # second of the last note
+    left_out: dict[str, int] = field(default_factory=dict)  # reasons of episodes that failed to run, how often each
     recent: deque[tuple[bool, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))  # success, control steps
 
     @property
@@ -81,6 +83,16 @@ class Practice:
             share = Proportion(sum(won), len(won)).as_dict()
             about = {"episodes": self.episodes, "length": sum(lengths) / len(won), "minutes": self.seconds / 60}
             self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high", "n")} | about)
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """Counts an episode that failed to run, and prints the first one of each reason."""
+        if reason not in self.left_out:
+            print(f"left out: {what}: {reason}")
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def stopped(self) -> bool:
+        """For pools: is the run asked to stop?"""
+        return self.run.stop_requested
 
     def tick(self) -> None:
         """Notes the time, which then counts even where what it was spent on is lost."""

@@ -36,7 +36,7 @@ from .layouts import training_seed, unmet
 from .lesson import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
 from .progress import Learning
 from .recalling import Recalling, recall
-from .rollouts import Job, Trajectory, horizon, roll_out
+from .rollouts import HOPELESS, Job, Trajectory, horizon, roll_out
 from .samples import Samples, of_advice, of_demonstrations, of_trajectory
 
 SLACK = 1.05  # a round may take as much longer than the last one
@@ -91,7 +91,8 @@ def recap(
         if learning.run.stop_requested:
             return
         if len(experience) == last.episodes:
-            raise PolicyError("recap: every episode of a round crashed its worker; run `tandem doctor`, then --resume")
+            why = "; ".join(learning.left_out)
+            raise PolicyError(f"recap: every episode of a round crashed ({why}); run `tandem doctor`, then --resume")
         practised = learning.seconds
         before, ran = bundle if newest is None else Bundle.load(newest), [stored(episode) for episode in experience]
         memory, errors = recall(before, ran, settings.recalling, seed + last.episodes, learning.tick)
@@ -138,11 +139,14 @@ def _jobs(
 def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Experience, workers: int) -> set[int]:
     """Runs and keeps the episodes, or as many until it is `enough`: the second of the run from which the time that is
     left is for learning. Returns the layouts that crashed their worker."""
-    crashed = set[int]()
-    with Pool(roll_out, workers) as pool:
+    crashed, before = set[int](), len(experience)
+    with Pool(roll_out, workers, learning.limits.step, learning.stopped) as pool:
         for index, result in pool.run(jobs):
             if isinstance(result, Crash):
                 crashed.add(jobs[index].seed)
+                learning.leave_out(f"{jobs[index].task} seed {jobs[index].seed}", result.reason)
+                if len(crashed) >= HOPELESS and len(experience) == before:
+                    raise PolicyError(f"recap: the first {HOPELESS} episodes failed; {result.reason}")
                 continue
             names = ("task", "seed", "draw", "takeover", "instruction")
             about = {name: np.array(getattr(result, name)) for name in names}

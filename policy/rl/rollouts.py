@@ -17,19 +17,23 @@ import numpy as np
 import torch
 
 from ... import envs
+from ...data.errors import DataError
 from .. import checkpoint
 from ..agent import TandemAgent
 from ..agents import AgentSpec, load_agent
-from ..errors import PolicyError
+from ..errors import CannotBegin, PolicyError
+from ..faults import described
 from ..memory import Seen
 from ..pool import Crash
 from ..rollout import environment, noise_seed
 from ..situation import Situation
+from ..worker import SLOW, beat, pace
 from .advice import advise
 from .exploration import Explorer, explore
 
 EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
 PLACES = 9  # P
+HOPELESS = 10  # first episodes of a round: if all failed to run, the others would too
 FAR = 2.0  # metres: what fell off the table falls on and on
 
 
@@ -78,20 +82,34 @@ def horizon(task: str) -> int:
 
 
 def roll_out(job: Job) -> Trajectory | Crash:
+    """A Crash where the simulation broke, or the environment or the expert raised: that layout is left out. PolicyError
+    where the policy or the reward are not finite: nothing can be learned from that."""
+    try:
+        return _roll_out(job)
+    except (PolicyError, DataError, MemoryError):
+        raise
+    except Exception as error:  # of an environment or an expert: they may raise anything
+        environment.cache_clear()
+        return Crash(described(error))
+
+
+def _roll_out(job: Job) -> Trajectory | Crash:
     torch.set_num_threads(1)
     agent = _agent(job.spec)
     env = environment(job.task, agent.image_size)
     inner, limit = env.unwrapped, round(job.takeover * horizon(job.task))
     inner.looking, inner.horizon = True, min(job.patience or horizon(job.task), horizon(job.task))
+    pace(env.metadata.get("render_fps", 20))
+    beat(SLOW)
     obs, _ = env.reset(seed=job.seed)
-    agent.bind(env)
-    agent.reset(obs["task"], noise_seed(job.task, job.seed, job.draw))
+    beat(SLOW)
+    begin(env, agent, obs["task"], noise_seed(job.task, job.seed, job.draw))
     instruction, kept, expert = obs["task"], _Kept(), None
     ended, info = False, {"success": False, "sim_error": False}
     try:
         while not ended:
             if agent.step == limit < horizon(job.task):
-                expert = envs.expert(env, job.seed, disturbed=0.0)
+                expert = _expert(env, job)
                 inner.horizon = limit + horizon(job.task)
             if agent.looks:
                 situation = agent.look(obs)
@@ -107,14 +125,34 @@ def roll_out(job: Job) -> Trajectory | Crash:
             obs, reward, terminated, truncated, info = env.step(action)
             kept.step(action, _rewarded(reward, job, agent.step), expert is not None)
             ended = terminated or truncated
+            if not ended and agent.step >= inner.horizon:
+                raise envs.EnvError(f"task {job.task} did not end at its horizon of {inner.horizon} steps")
+            beat()
     finally:
         inner.horizon = horizon(job.task)
     if info["sim_error"]:  # neither a success nor the policy's fault
-        return Crash(f"the simulation of {job.task} broke at seed {job.seed}")
+        return Crash("the simulation broke")
     success = bool(info["success"])
     return Trajectory(
         job.task, job.seed, job.draw, job.takeover, instruction, success, agent.step, kept.arrays()
     )  # fmt: skip
+
+
+def begin(env: Any, agent: TandemAgent, told: str, seed: int) -> None:
+    """CannotBegin where the agent does not fit the environment."""
+    try:
+        agent.bind(env)
+        agent.reset(told, seed)
+    except (envs.EnvError, DataError) as error:
+        raise CannotBegin(str(error)) from error
+
+
+def _expert(env: Any, job: Job) -> envs.Script:
+    """CannotBegin where the task has none."""
+    try:
+        return envs.expert(env, job.seed, disturbed=0.0)
+    except envs.EnvError as error:
+        raise CannotBegin(str(error)) from error
 
 
 def finite(agent: TandemAgent, obs: dict[str, Any], task: str, seed: int) -> np.ndarray:

@@ -47,7 +47,7 @@ class _Count(BaseCallback):
 def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
     """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
     torch.set_num_threads(1)
-    with in_processes([partial(_make, task) for _ in range(workers)]) as envs:
+    with in_processes([partial(_make, task) for _ in range(workers)], practice.limits.step) as envs:
         model = CheckedSAC("MlpPolicy", envs, seed=seed, device="cpu", gamma=DISCOUNT, gradient_steps=-1)
         envs.seed(training_seed(seed))  # SAC gave them its own
         model.learn(2**62, callback=_Count(practice, workers))

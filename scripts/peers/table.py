@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from ...policy.rollout import FAILED
 from ...policy.statistics import Proportion
-from ..compare import compare, load, read, row
+from ..compare import Outcomes, compare, load, points
 from ..errors import UserError
+from ..results_file import read_results
 
 OURS = "tandem"
 
@@ -13,12 +15,12 @@ OURS = "tandem"
 def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """folder: holds `<system>/eval/results.json`; mode: of Tandem; stages: system -> what its stages measured."""
     modes = {system: mode if system == OURS else system for system in systems}
-    same_starts({system: read(folder / system / "eval")["episodes"] for system in systems})
+    same_starts({system: read_results(folder / system / "eval", ("first_state",))["episodes"] for system in systems})
     outcomes = {system: load(folder / system / "eval", modes[system], "normal") for system in systems}
     return {system: success(outcomes, system) | rates(stages[system]) for system in systems}
 
 
-def success(outcomes: dict[str, dict[tuple[str, int], bool]], system: str) -> dict[str, Any]:
+def success(outcomes: dict[str, Outcomes], system: str) -> dict[str, Any]:
     """Over all episodes, with Wilson's 95% interval; and how far Tandem is ahead on the same episodes."""
     mine = outcomes[system]
     found = Proportion(sum(mine.values()), len(mine)).as_dict()
@@ -46,7 +48,7 @@ def same_starts(episodes: dict[str, list[dict[str, Any]]]) -> None:
     seen: dict[tuple[str, int], tuple[str, str]] = {}
     for system, found in episodes.items():
         for e in found:
-            if e["status"] == "crashed":
+            if e["status"] in FAILED:
                 continue
             first, digest = seen.setdefault((e["task"], e["seed"]), (system, e["first_state"]))
             if digest != e["first_state"]:
@@ -54,11 +56,8 @@ def same_starts(episodes: dict[str, list[dict[str, Any]]]) -> None:
                 raise UserError(f"{where} started otherwise for {first} than for {system}; are the packages the same?")
 
 
-def _ahead(outcomes: dict[str, dict[tuple[str, int], bool]], system: str) -> dict[str, str]:
+def _ahead(outcomes: dict[str, Outcomes], system: str) -> dict[str, str]:
     if system == OURS or OURS not in outcomes:
         return {"tandem_ahead": "–", "significant": "–"}
-    theirs, ours = outcomes[system], outcomes[OURS]
-    return {
-        "tandem_ahead": row(theirs, ours)[2],
-        "significant": "yes" if compare(theirs, ours).significant else "no",
-    }
+    found = compare(outcomes[system], outcomes[OURS])
+    return {"tandem_ahead": f"{points(found)} points", "significant": "yes" if found.significant else "no"}
