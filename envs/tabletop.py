@@ -81,7 +81,7 @@ class TabletopEnv(TaskEnv):
 
     def _observe(self) -> dict[str, Any]:
         state = np.clip(self.sim.state(), STATE_LOW, STATE_HIGH)
-        return self.images() | {"observation.state": state, "task": self.instruction}
+        return self.observed(state)
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
         return self._cameras.image(self.sim.data, camera, size)
