@@ -8,7 +8,7 @@ from . import engine  # noqa: F401  # isort: skip  # refuses a version that comp
 from . import maze  # noqa: F401  # isort: skip  # registers point-maze
 from . import metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
 from . import tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
-from .audit import seed_is_heard
+from .audit import seed_is_heard, things_in_place
 from .entities import ENTITIES
 from .errors import EnvError
 from .experts import Expert
@@ -23,7 +23,7 @@ from .task_env import Script, TaskEnv
 __all__ = [
     "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "PictureError", "Script", "TabletopEnv", "TaskEnv",
     "TaskSpec", "contract_fields", "expert", "gym_id", "make", "need_opengl", "register", "resolve", "seed_is_heard",
-    "suite",
+    "suite", "things_in_place",
 ]  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
 
 class TabletopEnv(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    entities = ENTITIES
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class TaskEnv(gymnasium.Env):
     """Subclasses add `reset`, which calls this one first, `step`, `render_camera` and `first_state_digest`."""
 
     dense_reward: bool = True  # it rises on the way to success
+    entities: tuple[str, ...] = ()  # named things whose places `privileged` tells, in the order of its columns
     check_pictures: bool = True  # refuse cameras that show one colour, or the same picture for ever
 
     def __init__(

@@ -77,6 +77,7 @@ def simulation(title: str) -> Any:
 
 class MetaWorldEnv(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
+    entities = ENTITIES
 
     def __init__(
         self,
