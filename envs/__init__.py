@@ -1,24 +1,29 @@
 """MuJoCo tasks behind gymnasium. `make("pick_place")`, `register("mine")`, `expert(env, seed)`."""
 
 import os
-from importlib import import_module
 from typing import Any
 
 from . import gl  # noqa: F401  # isort: skip  # before anything imports mujoco
+from . import engine  # noqa: F401  # isort: skip  # refuses a version that computes wrongly
 from . import maze  # noqa: F401  # isort: skip  # registers point-maze
 from . import metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
 from . import tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
+from .audit import seed_is_heard, things_in_place
 from .entities import ENTITIES
 from .errors import EnvError
 from .experts import Expert
+from .gl import need_opengl
+from .pictures import PictureError
 from .plain import GymTask
+from .plugins import import_tasks
 from .registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve
 from .tabletop import TabletopEnv
 from .task_env import Script, TaskEnv
 
 __all__ = [
-    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "Script", "TabletopEnv", "TaskEnv", "TaskSpec",
-    "contract_fields", "expert", "gym_id", "make", "register", "resolve", "suite",
+    "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "PictureError", "Script", "TabletopEnv", "TaskEnv",
+    "TaskSpec", "contract_fields", "expert", "gym_id", "make", "need_opengl", "register", "resolve", "seed_is_heard",
+    "suite", "things_in_place",
 ]  # fmt: skip
 
 
@@ -38,15 +43,4 @@ def suite(name: str) -> tuple[str, ...]:
     return SUITES[name]
 
 
-def _import_tasks(modules: str) -> None:
-    """Modules of other people's tasks, which register themselves; worker processes import them too."""
-    for module in modules.split():
-        try:
-            import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module.startswith(error.name):
-                raise
-            raise EnvError(f"TANDEM_TASKS names {module!r}, which cannot be imported; is it on PYTHONPATH?") from None
-
-
-_import_tasks(os.environ.get("TANDEM_TASKS", ""))
+import_tasks(os.environ.get("TANDEM_TASKS", ""))

@@ -3,14 +3,16 @@
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import gymnasium
 
 from .errors import EnvError
+from .gl import need_opengl
 from .task_env import TaskEnv
 
 
+@runtime_checkable
 class TaskSpec(Protocol):
     """What is registered: it makes environments of one task, and says beforehand what they give and take."""
 
@@ -27,6 +29,7 @@ TASKS: dict[str, TaskSpec] = {}
 SUITES: dict[str, tuple[str, ...]] = {
     "tabletop": ("reach", "push", "pick_place", "stack", "open_drawer", "close_drawer", "press_button")
 }
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names become folders and files, and gymnasium ids
 T = TypeVar("T", bound=TaskSpec)
 
 
@@ -34,14 +37,28 @@ def register(name: str) -> Callable[[T], T]:
     """`register("mine")(spec)` adds a task and its gymnasium id; on a `Task` class it is a decorator:
     `@register("pick_place")` adds `Tandem/PickPlace-v0`."""
 
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise EnvError(f"task name {name!r}: use up to 64 letters a-z, digits, '_' and '-', the first no sign")
+
     def add(spec: T) -> T:
         if name in TASKS:
-            raise EnvError(f"task {name!r} is registered already, as {TASKS[name]!r}; choose another name")
+            raise EnvError(f"task {name!r} is registered already, as {_kind(TASKS[name])}; choose another name")
+        if name in SUITES:
+            raise EnvError(f"task name {name!r} is a suite's; choose another name")
+        alike = [other for other in TASKS if gym_id(other) == gym_id(name)]
+        if alike:
+            raise EnvError(f"tasks {name!r} and {alike[0]!r} would share the id {gym_id(name)}; choose another name")
+        if not isinstance(spec, TaskSpec):
+            raise EnvError(f"task {name!r} is {_kind(spec)}, which makes no environments; register an envs.GymTask")
         TASKS[name] = spec
         gymnasium.register(gym_id(name), entry_point=lambda **options: make(name, **options))
         return spec
 
     return add
+
+
+def _kind(spec: Any) -> str:
+    return f"the class {spec.__name__}" if isinstance(spec, type) else f"of type {type(spec).__name__}"
 
 
 def gym_id(name: str) -> str:
@@ -71,6 +88,8 @@ def make(name: str, image_size: int | None = None, **options: Any) -> TaskEnv:
     if name not in TASKS:
         resolve(name)
         raise EnvError(f"{name!r} is a suite; make one of its tasks: {', '.join(SUITES[name])}")
+    if options.get("cameras") != ():
+        need_opengl()
     return TASKS[name].make(name, **_size(image_size), **options)
 
 
@@ -79,6 +98,7 @@ def contract_fields(names: Sequence[str] | str = "tabletop", image_size: int | N
 
     EnvError where two of them differ: one data set and one policy have one contract.
     """
+    need_opengl()  # known before a command starts its work
     found = {task: TASKS[task].contract_fields(**_size(image_size)) for task in resolve(names)}
     first, *others = found
     for task in others:

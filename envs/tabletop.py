@@ -44,6 +44,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
 
 class TabletopEnv(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    entities = ENTITIES
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class TabletopEnv(TaskEnv):
 
     def _observe(self) -> dict[str, Any]:
         state = np.clip(self.sim.state(), STATE_LOW, STATE_HIGH)
-        return self.images() | {"observation.state": state, "task": self.instruction}
+        return self.observed(state)
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
         return self._cameras.image(self.sim.data, camera, size)

@@ -10,6 +10,7 @@ Equal seeds give equal episodes, bit for bit, in any process.
 """
 
 import hashlib
+import operator
 import string
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ import numpy as np
 from gymnasium import spaces
 
 from .errors import EnvError
+from .picture_watch import PictureWatch
+from .pictures import Pictures
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 
@@ -36,9 +39,11 @@ class Script(Protocol):
 
 
 class TaskEnv(gymnasium.Env):
-    """Subclasses add `reset`, `step`, `render_camera` and `first_state_digest`."""
+    """Subclasses add `reset`, which calls this one first, `step`, `render_camera` and `first_state_digest`."""
 
     dense_reward: bool = True  # it rises on the way to success
+    entities: tuple[str, ...] = ()  # named things whose places `privileged` tells, in the order of its columns
+    check_pictures: bool = True  # refuse cameras that show one colour, or the same picture for ever
 
     def __init__(
         self,
@@ -72,13 +77,27 @@ class TaskEnv(gymnasium.Env):
             }
         )
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self.pictures, self._watch = Pictures(name), PictureWatch(name, state_range)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Seeds the generator, and begins to watch the cameras anew. EnvError where the seed is none."""
+        self._watch.restart()
+        return super().reset(seed=whole_seed(self.name, seed), options=options)
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
         """uint8 (size, size, 3), whatever the observation's size."""
         raise NotImplementedError
 
+    def picture(self, camera: str, size: int) -> np.ndarray:
+        """What `render_camera` gives, converted to uint8 (size, size, 3) where it is something else, and of its own
+        memory; PictureError where that is impossible."""
+        picture = self.pictures.converted(camera, self.render_camera(camera, size))
+        if picture.shape != (size, size, 3):
+            raise self.pictures.refused(camera, f"renders a picture of {picture.shape}; asked for ({size}, {size}, 3)")
+        return picture
+
     def render(self) -> np.ndarray:  # type: ignore[override]
-        return self.render_camera(self.known_cameras[0], 480)
+        return self.picture(self.known_cameras[0], 480)
 
     def first_state_digest(self) -> str:
         """sha256 of the state after `reset` and the instruction; equal seeds give equal digests."""
@@ -101,18 +120,50 @@ class TaskEnv(gymnasium.Env):
         return None
 
     def images(self) -> dict[str, np.ndarray]:
-        """The observation's images, where somebody looks."""
-        shown = self.cameras if self.looking else ()
-        return {f"observation.images.{camera}": self.render_camera(camera, self.image_size) for camera in shown}
+        """The observation's images, where somebody looks. PictureError where a camera shows one colour."""
+        return _named(self._shown())
+
+    def observed(self, state: np.ndarray) -> dict[str, Any]:
+        """The observation with this state, (S,). PictureError where the cameras show nothing: see
+        envs/picture_watch.py."""
+        pictures, state = self._shown(), np.array(state, np.float32)
+        if pictures and self.check_pictures:
+            self._watch.still(pictures, state, self.instruction, self.first_state_digest)
+        return _named(pictures) | {"observation.state": state, "task": self.instruction}
+
+    def _shown(self) -> dict[str, np.ndarray]:
+        """By camera, where somebody looks."""
+        pictures = {camera: self.picture(camera, self.image_size) for camera in (self.cameras if self.looking else ())}
+        if pictures and self.check_pictures:
+            self._watch.colours(pictures)
+        return pictures
 
     def checked(self, action: np.ndarray) -> np.ndarray:
-        """The action as float32 (A,); EnvError where its shape is wrong or it is not finite."""
+        """The action as float32 (A,), of one number where A is 1; EnvError where its shape is wrong or it is not
+        finite."""
         action, shape = np.asarray(action, np.float32), self.action_space.shape
+        if action.shape == () and shape == (1,):
+            action = action[None]
         if action.shape != shape:
             raise EnvError(f"action of task {self.name!r} has shape {action.shape}; expected {shape}")
         if not np.isfinite(action).all():
             raise EnvError(f"action of task {self.name!r} is not finite: {action.tolist()}")
         return action
+
+
+def _named(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"observation.images.{camera}": picture for camera, picture in pictures.items()}
+
+
+def whole_seed(task: str, seed: Any) -> int | None:
+    """A seed as gymnasium takes it, of any whole number from 0, numpy's too; None: a random one. Else EnvError."""
+    try:
+        whole = None if seed is None else operator.index(seed)
+    except TypeError:
+        raise EnvError(f"seed {seed!r} of task {task!r} is no whole number") from None
+    if whole is not None and whole < 0:
+        raise EnvError(f"seed {whole} of task {task!r} is negative; seeds are whole numbers from 0")
+    return whole
 
 
 def digest(*parts: np.ndarray | str) -> str:

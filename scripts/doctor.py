@@ -1,16 +1,20 @@
 """Find out what is wrong with this installation, and what to do about it. Exit code 1 if something is broken."""
 
 import importlib.util
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
-NEEDED_MEMORY_GB, NEEDED_DISK_GB = 8, 5
+NEEDED_MEMORY_GB, NEEDED_DISK_GB, NEEDED_SHARED_GB = 8, 5, 0.25
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def main(args: Args) -> int:
     findings = [finding for look in CHECKS for finding in look()]
     colours = {OK: "green", WARN: "yellow", BROKEN: "red"}
     for f in findings:
-        table.add_row(f.name, f"[{colours[f.status]}]{f.status}[/]", f.what, f.remedy)
+        table.add_row(escape(f.name), f"[{colours[f.status]}]{f.status}[/]", escape(f.what), escape(f.remedy))
     Console().print(table)
     return int(any(f.status == BROKEN for f in findings))
 
@@ -40,23 +44,56 @@ def _either(what: str, good: bool, found: str, otherwise: str, remedy: str) -> F
     return Finding(what, OK, found, "") if good else Finding(what, otherwise, found, remedy)
 
 
+def tasks() -> list[Finding]:
+    """First of those that import mujoco: the environments see to it that this works whatever MUJOCO_GL is."""
+    try:
+        from .. import envs
+    except ValueError as error:  # an EnvError, whose package is what could not be imported
+        return [Finding("tasks", BROKEN, str(error), "mend it, or unset TANDEM_TASKS, and run this again")]
+    named = os.environ.get("TANDEM_TASKS", "").split()
+    more = f", with those of {', '.join(named)}" if named else ""
+    found = [Finding("tasks", OK, f"{len(envs.TASKS)} are registered{more}")]
+    try:
+        envs.need_opengl()
+    except envs.EnvError as error:
+        found.append(Finding("MUJOCO_GL", BROKEN, str(error), "unset MUJOCO_GL"))
+    return found + ([] if len(found) > 1 else pictures())
+
+
 def rendering() -> list[Finding]:
     from .gl import BACKENDS, probe
 
-    problems = {backend: probe(backend) for backend in BACKENDS}
-    working = [backend for backend, problem in problems.items() if problem is None]
+    probes = {backend: probe(backend) for backend in BACKENDS}
+    working = [backend for backend, found in probes.items() if found.works]
     found = [
-        _either(f"OpenGL {backend}", problem is None, problem or "renders", WARN, "not needed if another backend works")
-        for backend, problem in problems.items()
+        _either(f"OpenGL {backend}", it.works, it.says, WARN, "not needed if another backend works")
+        for backend, it in probes.items()
     ]
     if not working:
         remedy = "sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri libosmesa6"
         return [*found, Finding("OpenGL", BROKEN, "no headless backend works", remedy)]
-    if "egl" not in working:
-        return [
-            *found,
-            Finding("OpenGL", WARN, f"egl does not work, {working[0]} does", f"export MUJOCO_GL={working[0]}"),
-        ]
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower() or "egl"
+    if chosen in BACKENDS and chosen not in working:
+        problem = f"{chosen}, which is used here, does not work, {working[0]} does"
+        return [*found, Finding("OpenGL", WARN, problem, f"export MUJOCO_GL={working[0]}")]
+    return found
+
+
+def pictures() -> list[Finding]:
+    """What the environments themselves show must be where the simulator says that it is, in its own colour; but for a
+    few things, which something else may hide."""
+    from .. import envs
+
+    found = []
+    for task in ("reach", *(["metaworld-reach"] if importlib.util.find_spec("metaworld") else [])):
+        try:
+            shown, of = envs.things_in_place(envs.make(task))
+        except envs.EnvError as error:
+            found.append(Finding(f"pictures of {task}", BROKEN, str(error)))
+            continue
+        what = f"{shown} of {of} known things are where the simulator says, in their own colour"
+        remedy = "try another MUJOCO_GL: the pictures are turned, mirrored or miscoloured"
+        found.append(_either(f"pictures of {task}", shown >= 0.7 * of, what, BROKEN, remedy))
     return found
 
 
@@ -86,8 +123,6 @@ def physics() -> list[Finding]:
 
 
 def compute() -> list[Finding]:
-    import os
-
     import torch
 
     from ..policy.device import resolve_device
@@ -108,16 +143,29 @@ def compute() -> list[Finding]:
 
 
 def room() -> list[Finding]:
-    import os
-
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    page = os.sysconf("SC_PAGE_SIZE") / 2**30
+    memory, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     enough = memory > NEEDED_MEMORY_GB - 0.5
     no_room = BROKEN if disk < 0.5 else WARN
-    return [
-        _either("memory", enough, f"{memory:.0f} GB", WARN, f"the presets need {NEEDED_MEMORY_GB} GB"),
+    found = [
+        _either("memory", enough, f"{memory:.0f} GB, {free:.1f} GB of it unused", WARN,
+                f"the presets need {NEEDED_MEMORY_GB} GB"),
         _either("disk", disk >= NEEDED_DISK_GB, f"{disk:.0f} GB free here", no_room, "free some space"),
-    ]
+    ]  # fmt: skip
+    if SHARED_MEMORY.is_dir():
+        shared = shutil.disk_usage(SHARED_MEMORY).free / 2**30
+        remedy = "in a container: --shm-size=1g"
+        found.append(_either("shared memory", shared >= NEEDED_SHARED_GB, f"{shared:.1f} GB free in {SHARED_MEMORY}",
+                             WARN, remedy))  # fmt: skip
+    return found
+
+
+def words() -> list[Finding]:
+    """Instructions and paths may hold any letter."""
+    encodings = {sys.getfilesystemencoding().lower(), (sys.stdout.encoding or "ascii").lower()}
+    remedy = "export PYTHONUTF8=1, or LANG=C.UTF-8"
+    return [_either("locale", encodings == {"utf-8"}, " and ".join(sorted(encodings)), WARN, remedy)]
 
 
 def names() -> list[Finding]:
@@ -142,4 +190,4 @@ def video() -> list[Finding]:
     ]
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (names, rendering, physics, compute, room, video)
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (names, rendering, tasks, physics, compute, room, words, video)

@@ -33,10 +33,10 @@ class Film:
             self._future = _scaled(entry["future_image"])
         first, last = inner.known_cameras[0], inner.known_cameras[-1]
         self.captions = (f"{first} camera", f"{last} · subgoal", "policy's view · imagined future")
-        near = _scaled(inner.render_camera(last, SMALL))
-        seen = _scaled(inner.render_camera(first, inner.image_size))
+        near = _scaled(inner.picture(last, SMALL))
+        seen = _scaled(inner.picture(first, inner.image_size))
         side = np.vstack([np.hstack([near, seen]), np.hstack([self._goal, self._future])])
-        self.frames.append(np.hstack([inner.render_camera(first, LARGE), side]))
+        self.frames.append(np.hstack([inner.picture(first, LARGE), side]))
         self.entries.append({key: entry[key] for key in ("subtask", "progress", "replanned")})
 
 

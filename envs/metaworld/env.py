@@ -77,6 +77,7 @@ def simulation(title: str) -> Any:
 
 class MetaWorldEnv(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
+    entities = ENTITIES
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class MetaWorldEnv(TaskEnv):
 
     def _observe(self) -> dict[str, Any]:
         state = np.clip(self.full[:4].astype(np.float32), STATE_LOW, STATE_HIGH)
-        return self.images() | {"observation.state": state, "task": self.instruction}
+        return self.observed(state)
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
         """Turned by 180 degrees: the camera hangs upside down."""

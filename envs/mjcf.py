@@ -1,0 +1,74 @@
+"""MuJoCo inside of somebody's gymnasium environment: found, made fast to draw, and watched while it runs.
+
+MuJoCo's default quality (four samples a pixel, shadows of 4096 pixels) is for people's screens. In pictures of about a
+hundred pixels it is hardly seen, and where no GPU draws it costs 20 to 50 times what the picture itself does.
+"""
+
+from types import ModuleType
+from typing import Any, TypeVar
+
+import mujoco
+
+T = TypeVar("T")
+DEPTH = 3  # how deep is looked: env.model, env.robot.model, env.world.robot.model
+BROKEN = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC,
+          mujoco.mjtWarning.mjWARN_BADCTRL)  # fmt: skip
+
+
+def held(env: Any, kind: type[T]) -> list[T]:
+    """The objects of `kind` that an environment or what it holds keeps as attributes."""
+    found: dict[int, T] = {}
+    seen, level = {id(env)}, [env]
+    for _ in range(DEPTH):
+        values = [value for holder in level for value in getattr(holder, "__dict__", {}).values()]
+        found |= {id(value): value for value in values if isinstance(value, kind)}
+        level = [value for value in values if id(value) not in seen and not isinstance(value, (type, ModuleType))]
+        seen |= {id(value) for value in level}
+    return list(found.values())
+
+
+def draw_fast(env: Any) -> bool:
+    """Switches off what makes small pictures slow, in all models that `env` holds: several samples a pixel, shadows and
+    mirrors. Renderers that were made before draw so from now on. False: it holds no model."""
+    models = held(env, mujoco.MjModel)
+    for model in models:
+        quality = model.vis.quality
+        sampled = quality.offsamples or quality.shadowsize
+        quality.offsamples = quality.shadowsize = 0
+        model.light_castshadow[:] = 0
+        model.mat_reflectance[:] = 0
+        if sampled:
+            for renderer in held(env, mujoco.Renderer):
+                if renderer.model is model:
+                    _draw_anew(renderer)
+    return bool(models)
+
+
+def _draw_anew(renderer: Any) -> None:
+    """A context takes its quality from the model when it is made."""
+    if renderer._mjr_context is None:  # closed
+        return
+    if renderer._gl_context:
+        renderer._gl_context.make_current()
+    old = renderer._mjr_context
+    new = mujoco.MjrContext(renderer.model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, new)
+    new.readDepthMap = old.readDepthMap
+    old.free()
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, new)
+    renderer._mjr_context = new
+
+
+class Divergence:
+    """Did the simulations of an environment break since the episode began?"""
+
+    def __init__(self, env: Any):
+        self._watched = [(data, self._count(data)) for data in held(env, mujoco.MjData)]
+
+    def found(self) -> bool:
+        """MuJoCo may put the state back as compiled when it breaks, so the state alone does not tell."""
+        return any(self._count(data) not in (0, before) for data, before in self._watched)
+
+    @staticmethod
+    def _count(data: mujoco.MjData) -> int:
+        return sum(data.warning[kind].number for kind in BROKEN)
