@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+from .files import check_name, check_text, parse_json
+from .info import MAX_ENTRIES, MAX_FEATURES, MAX_FPS, MAX_PIXELS
 
 ROLES = ("image", "state", "action", "privileged", "label", "text")
 DTYPES = ("uint8", "float32", "float64", "int64", "bool", "string")
@@ -42,6 +46,7 @@ class Feature:
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
         feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
+        _check_types(key, feature)
         _check_feature(key, feature)
         return feature
 
@@ -56,23 +61,21 @@ class Contract:
     def from_fields(raw: Mapping[str, Any]) -> Contract:
         """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
         _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
-        if not isinstance(raw["fps"], int) or raw["fps"] <= 0:
+        if not isinstance(raw["fps"], int) or not 0 < raw["fps"] <= MAX_FPS:
             raise DataError(f"contract: fps is {raw['fps']!r}; it must be a whole number above 0")
+        if not isinstance(raw["features"], Mapping) or len(raw["features"]) > MAX_FEATURES:
+            raise DataError(f"contract: features must be a mapping of at most {MAX_FEATURES} features")
+        check_text(raw["robot"], "contract: robot")
         contract = Contract(raw["robot"], raw["fps"], {k: Feature.from_json(k, f) for k, f in raw["features"].items()})
         cameras = [key.removeprefix("observation.images.") for key in contract.keys("image")]
-        if sorted(raw.get("cameras", cameras)) != sorted(cameras):
-            raise DataError(
-                f"contract: cameras {list(raw['cameras'])} but image features for {cameras}; make them agree"
-            )
+        named = raw.get("cameras", cameras)
+        if not isinstance(named, (list, tuple)) or sorted(map(str, named)) != sorted(cameras):
+            raise DataError(f"contract: cameras {str(named)[:200]} but image features for {cameras}; make them agree")
         return contract
 
     @staticmethod
     def from_json(text: str) -> Contract:
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"contract: not JSON ({error}); the file is damaged") from None
-        return Contract.from_fields(raw)
+        return Contract.from_fields(parse_json(text, "contract"))
 
     def to_json(self) -> str:
         """Canonical: equal contracts give equal text."""
@@ -190,9 +193,28 @@ def _same(what: str, field: str, here: Any, there: Any) -> None:
         raise DataError(f"{what}: {field} is {here!r} here and {there!r} there; use data and model of one contract")
 
 
+def _check_types(key: str, f: Feature) -> None:
+    """What a file may hold instead: it is compared before anything is computed with it."""
+    sizes = f.shape if isinstance(f.shape, tuple) else (None,)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 0 < n <= MAX_ENTRIES for n in sizes):
+        raise DataError(f"feature {str(key)[:60]}: shape is {str(f.shape)[:60]}; it must be a list of sizes above 0")
+    if math.prod(f.shape) > (3 * MAX_PIXELS if len(f.shape) == 3 else MAX_ENTRIES):
+        raise DataError(f"feature {str(key)[:60]}: shape {f.shape} is too large")
+    units = f.unit if isinstance(f.unit, tuple) else () if f.unit is None else (f.unit,)
+    for field, texts in (("dtype", (f.dtype,)), ("role", (f.role,)), ("unit", units), ("names", f.names or ())):
+        for text in texts if isinstance(texts, tuple) else (texts,):
+            check_text(text, f"feature {str(key)[:60]}: {field}")
+    if isinstance(f.names, str):
+        raise DataError(f"feature {str(key)[:60]}: names is a text; it must be a list of them, or null")
+    for field in ("low", "high"):
+        value = getattr(f, field)
+        for bound in value if isinstance(value, tuple) else (0.0 if value is None else value,):
+            if not isinstance(bound, Real) or bound != bound or abs(bound) > 1e300 and not math.isinf(bound):
+                raise DataError(f"feature {str(key)[:60]}: {field} is {str(value)[:60]}; it must be numbers or null")
+
+
 def _check_feature(key: str, f: Feature) -> None:
-    if "/" in key:
-        raise DataError(f"feature {key}: '/' is not allowed in a key")
+    check_name(key, "feature")
     if f.role not in ROLES or f.dtype not in DTYPES:
         raise DataError(f"feature {key}: role {f.role!r}, dtype {f.dtype!r}; roles are {ROLES}, dtypes are {DTYPES}")
     if (f.role == "text") != (f.dtype == "string") or (f.role == "image") != (f.dtype == "uint8" and len(f.shape) == 3):

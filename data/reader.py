@@ -22,14 +22,27 @@ import pyarrow.compute as pc
 from .contract import Contract, Feature
 from .encode import decode_image
 from .errors import DataError
-from .layout import INDEX_COLUMNS, numeric_features, read_json, read_table, read_words
+from .files import check_memory, is_inside
+from .info import check_rows, check_stats, fill_template, remedy
+from .layout import (
+    INDEX_COLUMNS,
+    check_column,
+    image_cells,
+    numeric_features,
+    read_contract,
+    read_info,
+    read_json,
+    read_rows,
+    read_table,
+    read_words,
+)
 from .video import decode_video
 
 
 class Dataset:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        self.info = read_json(self.root / "meta" / "info.json")
+        self.info = read_info(self.root)
         if not str(self.info.get("codebase_version", "")).startswith("v3."):
             raise DataError(f"{self.root}: format {self.info.get('codebase_version')}; only LeRobot v3.0 can be read")
         self.contract = load_contract(self.root, self.info)
@@ -50,11 +63,11 @@ class Dataset:
 
     @cached_property
     def stats(self) -> dict[str, Any]:
-        stats = read_json(self.root / "meta" / "stats.json")
+        stats = check_stats(read_json(self.root / "meta" / "stats.json"), self.root)
         for key, value in stats.items():
             if value["count"] != [len(self)]:
                 where = f"{self.root}/meta/stats.json: {key}"
-                raise DataError(f"{where} counts {value['count']} frames of {len(self)}; run `tandem data repair`")
+                raise DataError(f"{where} counts {value['count']} frames of {len(self)}; {remedy(self.root)}")
         return stats
 
     def __len__(self) -> int:
@@ -66,20 +79,29 @@ class Dataset:
         keys = [*numeric_features(self.contract), "subtask_index", *INDEX_COLUMNS]
         keys = [key for key in keys if key in self.info["features"]]
         table = self.table(episode, keys)
+        for key in keys:
+            check_column(table[key], self.info["features"][key], f"{self.root}: episode {episode}, {key}")
         return {key: to_numpy(table[key]) for key in keys}
 
     def images(self, episode: int, key: str) -> np.ndarray:
-        row = self.episodes[episode]
+        row, shape = self.episodes[episode], self.contract.features[key].shape
+        check_memory(row["length"] * int(np.prod(shape)), f"{self.root}: episode {episode}, {key}")
+        try:
+            return self._decoded(episode, key, row, shape)
+        except MemoryError:
+            raise DataError(f"{self.root}: episode {episode}, {key} does not fit into the memory") from None
+
+    def _decoded(self, episode: int, key: str, row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
         if self.info["features"][key]["dtype"] == "video":
             fps, start = self.info["fps"], row[f"videos/{key}/from_timestamp"]
             images = decode_video(
                 self._file("video_path", row, f"videos/{key}", key), round(start * fps), row["length"], fps
             )
         else:
-            blobs = self.table(episode, [key])[key].combine_chunks().field("bytes").to_pylist()
             where = f"{self.root}: episode {episode}, {key}"
-            images = np.stack([decode_image(blob, f"{where}, frame {t}") for t, blob in enumerate(blobs)])
-        shape = self.contract.features[key].shape
+            blobs = image_cells(self.table(episode, [key])[key], where)
+            help = remedy(self.root)
+            images = np.stack([decode_image(blob, f"{where}, frame {t}", shape, help) for t, blob in enumerate(blobs)])
         if images.shape[1:] != shape:
             raise DataError(f"{self.root}: episode {episode}, {key} is {images.shape[1:]}; the contract says {shape}")
         return images
@@ -92,14 +114,16 @@ class Dataset:
         keys = tuple(dict.fromkeys([*(stored if keys is None else keys), "episode_index"]))
         last = self._last.get(keys)  # read once: decoding threads share this object
         if last is None or last[0] != path:
-            last = self._last[keys] = (path, read_table(path, list(keys)))
+            last = self._last[keys] = (path, read_table(path, list(keys), self.root))
         missing = set(keys) - set(last[1].column_names)
         if missing:
-            raise DataError(f"{path}: columns {sorted(missing)} are missing; run `tandem data repair`")
+            raise DataError(f"{path}: columns {sorted(missing)} are missing; {remedy(self.root)}")
+        if not pa.types.is_integer(last[1]["episode_index"].type):
+            raise DataError(f"{path}: episode_index holds {last[1]['episode_index'].type}; {remedy(self.root)}")
         table = last[1].filter(pc.equal(last[1]["episode_index"], episode))
         if table.num_rows != row["length"]:
             rows = f"{table.num_rows} rows of episode {episode}, expected {row['length']}"
-            raise DataError(f"{path}: {rows}; run `tandem data repair`")
+            raise DataError(f"{path}: {rows}; {remedy(self.root)}")
         return table
 
     def _row(self, episode: int) -> dict[str, Any]:
@@ -109,21 +133,23 @@ class Dataset:
 
     def _file(self, template: str, row: dict[str, Any], prefix: str, key: str = "") -> Path:
         place = {k: row[f"{prefix}/{k}"] for k in ("chunk_index", "file_index")}
-        path = self.root / self.info[template].format(video_key=key, **place)
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        path = self.root / fill_template(self.info[template], video_key=key, **place)
+        if not is_inside(path, self.root):
             raise DataError(f"{self.root}: {template} {self.info[template]!r} leads outside the dataset; refused")
         return path
 
     def _read_episodes(self) -> list[dict[str, Any]]:
         paths = sorted((self.root / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-        rows = [row for path in paths for row in read_table(path).to_pylist()]
+        rows = [row for path in paths for row in read_rows(path, self.root)]
         rows = rows[: self.info["total_episodes"]]  # one more may lie there after a crash: repair counts it in
         where = f"{self.root}: meta/episodes has"
         if len(rows) != self.info["total_episodes"]:
-            raise DataError(f"{where} {len(rows)} of {self.info['total_episodes']} episodes; run `tandem data repair`")
+            count = f"{len(rows)} of {self.info['total_episodes']} episodes"
+            raise DataError(f"{where} {count}; {remedy(self.root)}")
         for i, row in enumerate(rows):
-            if row["episode_index"] != i:
-                raise DataError(f"{where} episode {row['episode_index']} at place {i}; run `tandem data repair`")
+            if row.get("episode_index") != i:
+                raise DataError(f"{where} episode {row.get('episode_index')} at place {i}; {remedy(self.root)}")
+        check_rows(rows, self.info, self.root)
         return rows
 
 
@@ -131,7 +157,7 @@ def load_contract(root: Path, info: dict[str, Any]) -> Contract:
     path = root / "meta" / "contract.json"
     if not path.exists() and "contract_digest" not in info:
         return contract_from_info(info)
-    contract = Contract.from_json(path.read_text()) if path.exists() else None
+    contract = read_contract(root) if path.exists() else None
     if contract is None or contract.digest() != info.get("contract_digest"):
         what = "changed" if contract else "missing"
         raise DataError(f"{path}: {what}; info.json has digest {info.get('contract_digest')}; restore it")

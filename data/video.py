@@ -61,7 +61,7 @@ def verify_video(source: io.BytesIO | Path, length: int, fps: int, where: str) -
             times = sorted(_time(p.pts, stream) for p in container.demux(stream) if p.pts is not None)
             container.seek(0, stream=stream)
             next(container.decode(stream))
-    except (av.FFmpegError, StopIteration, IndexError, OSError) as error:
+    except (av.FFmpegError, StopIteration, IndexError, ValueError, OSError) as error:
         raise DataError(f"{where}: does not decode ({error}); run `tandem data repair`") from None
     if len(times) != length:
         raise DataError(f"{where}: {len(times)} frames, expected {length}; run `tandem data repair`")
@@ -86,7 +86,7 @@ def decode_video(path: Path, start: int, length: int, fps: int) -> np.ndarray:
                     frames[index] = frame.to_ndarray(format="rgb24")
                 if index >= length - 1:
                     break
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, IndexError, ValueError, OSError) as error:
         raise DataError(f"{path}: does not decode ({error}); run `tandem data repair`") from None
     if len(frames) != length:
         missing = next(i for i in range(length) if i not in frames)
