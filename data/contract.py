@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import inf
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
-from .files import check_name, parse_json
+from .files import check_name, check_text, parse_json
+from .info import MAX_ENTRIES, MAX_FEATURES, MAX_FPS, MAX_PIXELS
 
 ROLES = ("image", "state", "action", "privileged", "label", "text")
 DTYPES = ("uint8", "float32", "float64", "int64", "bool", "string")
 IMAGES = "observation.images."  # how the keys of cameras begin
-MAX_FPS, MAX_SIDE, MAX_ENTRIES = 10_000, 16_384, 65_536  # beyond these a file is damaged or hostile
 SLACK = 0.02  # share of the span by which a value that is not an action may leave its range
 Bound = float | tuple[float, ...] | None
 
@@ -46,10 +47,8 @@ class Feature:
     @staticmethod
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
-        try:
-            feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
-        except RecursionError:
-            raise DataError(f"feature {key}: is nested too deep; the file is damaged") from None
+        feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
+        _check_types(key, feature)
         _check_feature(key, feature)
         return feature
 
@@ -64,13 +63,14 @@ class Contract:
     def from_fields(raw: Mapping[str, Any]) -> Contract:
         """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
         _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
-        if not isinstance(raw["robot"], str) or not isinstance(raw["features"], Mapping):
-            raise DataError("contract: robot must be a text and features a mapping; the file is damaged")
+        if not isinstance(raw["features"], Mapping) or len(raw["features"]) > MAX_FEATURES:
+            raise DataError(f"contract: features must be a mapping of at most {MAX_FEATURES} features")
+        check_text(raw["robot"], "contract: robot")
         features = {k: Feature.from_json(k, f) for k, f in raw["features"].items()}
         contract = Contract(raw["robot"], checked_fps(raw["fps"], "contract"), features)
-        cameras, given = [*contract.cameras()], raw.get("cameras", [*contract.cameras()])
-        if not isinstance(given, (list, tuple)) or sorted(map(str, given)) != sorted(cameras):
-            raise DataError(f"contract: cameras {given!r} but image features for {cameras}; make them agree")
+        cameras, named = [*contract.cameras()], raw.get("cameras", [*contract.cameras()])
+        if not isinstance(named, (list, tuple)) or sorted(map(str, named)) != sorted(cameras):
+            raise DataError(f"contract: cameras {str(named)[:200]} but image features for {cameras}; make them agree")
         return contract
 
     @staticmethod
@@ -202,9 +202,34 @@ def checked_fps(fps: object, where: str) -> float:
     return int(fps) if fps == int(fps) else fps
 
 
+def _check_types(key: str, f: Feature) -> None:
+    """What a file may hold instead: it is compared before anything is computed with it."""
+    sizes = f.shape if isinstance(f.shape, tuple) else (None,)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and 0 < n <= MAX_ENTRIES for n in sizes):
+        raise DataError(f"feature {str(key)[:60]}: shape is {str(f.shape)[:60]}; it must be a list of sizes above 0")
+    if math.prod(f.shape) > (3 * MAX_PIXELS if len(f.shape) == 3 else MAX_ENTRIES):
+        raise DataError(f"feature {str(key)[:60]}: shape {f.shape} is too large")
+    units = f.unit if isinstance(f.unit, tuple) else () if f.unit is None else (f.unit,)
+    for field, texts in (
+        ("dtype", (f.dtype,)),
+        ("role", (f.role,)),
+        ("unit", units),
+        ("names", f.names or ()),
+        ("kind", f.kind or ()),
+    ):
+        for text in texts if isinstance(texts, tuple) else (texts,):
+            check_text(text, f"feature {str(key)[:60]}: {field}")
+    if isinstance(f.names, str):
+        raise DataError(f"feature {str(key)[:60]}: names is a text; it must be a list of them, or null")
+    for field in ("low", "high"):
+        value = getattr(f, field)
+        for bound in value if isinstance(value, tuple) else (0.0 if value is None else value,):
+            if not isinstance(bound, Real) or bound != bound or abs(bound) > 1e300 and not math.isinf(bound):
+                raise DataError(f"feature {str(key)[:60]}: {field} is {str(value)[:60]}; it must be numbers or null")
+
+
 def _check_feature(key: str, f: Feature) -> None:
     check_name(key, "feature")
-    _check_types(key, f)
     if f.role not in ROLES or f.dtype not in DTYPES:
         raise DataError(f"feature {key}: role {f.role!r}, dtype {f.dtype!r}; roles are {ROLES}, dtypes are {DTYPES}")
     if (f.role == "text") != (f.dtype == "string") or (f.role == "image") != (f.dtype == "uint8" and len(f.shape) == 3):
@@ -217,21 +242,3 @@ def _check_feature(key: str, f: Feature) -> None:
         value = getattr(f, field)
         if isinstance(value, tuple) and len(value) != f.shape[0]:
             raise DataError(f"feature {key}: {len(value)} values in {field} for shape {f.shape}")
-
-
-def _check_types(key: str, f: Feature) -> None:
-    """What JSON may hold in place of a text, a size or a number."""
-    sizes = f.shape if isinstance(f.shape, tuple) else (None,)
-    limit = MAX_SIDE if len(sizes) == 3 else MAX_ENTRIES
-    if any(type(n) is not int or not 0 < n <= limit for n in sizes):
-        raise DataError(f"feature {key}: shape {str(f.shape)[:60]}; sizes are whole numbers from 1 to {limit}")
-    texts = [f.dtype, f.role, *_each(f.names), *_each(f.unit), *_each(f.kind)]
-    if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"feature {key}: dtype, role, names, unit and kind must be texts")
-    bounds = [*_each(f.low), *_each(f.high)]
-    if any(isinstance(b, bool) or not isinstance(b, (int, float)) or b != b or 1e38 < abs(b) < inf for b in bounds):
-        raise DataError(f"feature {key}: low and high must be numbers")
-
-
-def _each(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else () if value is None else (value,)

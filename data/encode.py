@@ -12,6 +12,8 @@ Notable choices
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ from PIL import Image
 
 from .contract import Contract
 from .errors import DataError
+from .files import check_text
+from .info import MAX_PIXELS
 from .layout import EPISODE_COLUMNS, EPISODE_PREFIXES, numeric_features
 from .video import VideoEncoder
 
@@ -67,6 +71,8 @@ class EpisodeEncoder:
             raise DataError(f"{where}: {sorted(unknown)} not in the contract; it has {self.contract.keys()}")
         keys = [key for key in self.contract.features if key != "task"]  # the task is given once, at the end
         values = {key: self.contract.check_value(key, frame, where) for key in keys}
+        if "subtask" in values:
+            check_text(values["subtask"], f"{where}: subtask")
         for key, value in values.items():
             if key in self._rows:
                 self._rows[key].append(np.array(value))  # a copy: environments reuse their buffers
@@ -112,17 +118,25 @@ def encode_image(image: np.ndarray, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def decode_image(blob: bytes, where: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """uint8 (H, W, 3). shape: what it must be, compared with the file's header before anything is decoded."""
+def decode_image(blob: object, where: str, shape: tuple[int, ...] | None = None, help: str = "") -> np.ndarray:
+    """uint8 (H, W, 3). shape: the one that it must have; the file's header is compared with it before anything is
+    decoded, because a PNG of 20 kB can be a picture of gigabytes. help: what to do about a damaged one."""
+    end = f"; {help}" if help else ""
+    if not isinstance(blob, bytes):
+        raise DataError(f"{where}: there is no image in the file{end}")
     try:
         with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
-            if shape is not None and (image.height, image.width, 3) != tuple(shape):
-                raise DataError(f"{where}: image is {(image.height, image.width, 3)}; the contract says {shape}")
+            width, height = image.size
+            if shape is not None and (height, width) != shape[:2]:
+                raise DataError(f"{where}: image is {height}x{width}; the contract says {shape[0]}x{shape[1]}{end}")
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{where}: image is {height}x{width}, more than {MAX_PIXELS >> 20} Mpixel; refused")
             return np.asarray(image.convert("RGB"))
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: image does not decode ({error}); run `tandem data repair`") from None
+    except (OSError, SyntaxError, ValueError, struct.error, LookupError, TypeError, OverflowError, MemoryError,
+            EOFError, AttributeError, zlib.error, Image.DecompressionBombError) as error:  # fmt: skip
+        raise DataError(f"{where}: image does not decode ({str(error)[:100]}){end}") from None
 
 
 def pixel_histogram(images: np.ndarray) -> np.ndarray:
@@ -134,11 +148,15 @@ def pixel_histogram(images: np.ndarray) -> np.ndarray:
 def _check_meta(task: str, meta: Meta, length: int) -> None:
     if length == 0:
         raise DataError("episode: no frames; add_frame before save_episode")
-    if not isinstance(task, str):
-        raise DataError(f"episode: task is {type(task).__name__}; it must be a str (the instruction)")
+    check_text(task, "episode: task (the instruction)")
     bad = [key for key, value in meta.items() if type(value) not in (bool, int, float, str)]
     if bad:
         raise DataError(f"episode: meta {bad} must be plain bool, int, float or str")
+    for key, value in meta.items():
+        check_text(key, "episode: a key of meta")
+        check_text(str(value), f"episode: meta {key}")
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise DataError(f"episode: meta {key} does not fit into 64 bits")
     taken = [key for key in meta if key in EPISODE_COLUMNS or key.startswith(EPISODE_PREFIXES)]
     if taken:
         raise DataError(f"episode: meta {taken} are columns of the format; choose other names")

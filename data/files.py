@@ -1,15 +1,18 @@
 """Files that came from elsewhere, and files of ours: what may be opened, how much of it is read, how it is put down.
 
 A data set or a checkpoint may come from a stranger. Nothing in it decides where we write, and nothing in it makes us
-read past its folder or past the memory.
+read past its folder or past the memory. Its files lie still: against somebody who changes them while we read there is
+no defence here.
 
 Notable choices
 - Reading: the file must be a regular one, inside the folder that it belongs to, and not larger than a limit which is
-  compared with its size *before* anything is read. FIFOs and devices are refused without waiting for them. A link to a
-  file of the same folder is followed, one that leads out of it is not.
-- JSON has a limit of size and of depth: a deep one would exhaust the interpreter's stack.
+  compared with its size *before* anything is read. FIFOs and devices are not even opened: to open one can block, or do
+  something. A link to a file of the same folder is followed, one that leads out of it is not.
+- JSON has limits of size, of depth (a deep one would exhaust the interpreter's stack) and of the number of its values
+  (64 MB of `[],[],` would be gigabytes of lists), and its texts can be written down again.
 - Writing: a temporary file is created anew (O_EXCL), never through a link (O_NOFOLLOW), synced, renamed; then the
-  folder is synced. A lock is a file that is opened without following a link.
+  folder is synced. With `root`, no folder between it and the file may be a link; `root` itself may be one, because its
+  name comes from the user. A lock is a file that is opened without following a link. A folder has one writer.
 Every refusal is a DataError of one line that names the file.
 """
 
@@ -26,7 +29,9 @@ from .errors import DataError
 
 MAX_JSON = 64 << 20  # bytes of one JSON file
 MAX_DEPTH = 64  # of lists and objects within each other
+MAX_VALUES = 8 << 20  # lists, objects, numbers and texts in one JSON file
 MAX_NAME = 200  # bytes of a name that becomes part of a file's name
+MAX_TEXT = 64 << 10  # characters of one text of a person: an instruction, a subtask
 
 
 def check_name(name: object, what: str) -> str:
@@ -38,10 +43,50 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
+def check_text(text: object, what: str) -> str:
+    """`text`, if it is a text that a file can hold, of at most MAX_TEXT characters."""
+    if not isinstance(text, str):
+        raise DataError(f"{what} is {type(text).__name__}; it must be a text")
+    if len(text) > MAX_TEXT:
+        raise DataError(f"{what} has {len(text):,} characters; at most {MAX_TEXT:,} are read, so shorten it")
+    if not _is_unicode(text):
+        raise DataError(f"{what} holds half of a character (a surrogate), which no file can hold: {text[:60]!r}")
+    return text
+
+
 def check_inside(path: Path, root: Path) -> None:
     """DataError where `path` (which need not exist) lies outside `root` once links are followed."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{path}: leads out of {root}; refused. Copy the file into the folder if it is yours")
+    if not is_inside(path, root):
+        raise DataError(f"{path}: leads out of {root}; refused. If the folder is yours, copy it with `cp -rL`")
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except ValueError:  # a NUL or half of a character in a name
+        return False
+
+
+def check_memory(size: int, where: str) -> None:
+    """DataError where `size` bytes would be more than half of this machine's memory."""
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if size > half:
+        raise DataError(f"{where}: would take {size >> 20:,} MiB, more than half of this machine's memory; refused")
+
+
+def check_regular(path: Path, root: Path | None = None, limit: int | None = None) -> None:
+    """That `path` is a regular file of at most `limit` bytes, inside `root`; for readers that open it by its name.
+
+    FileNotFoundError where there is none; DataError for anything that is not such a file.
+    """
+    if root is not None:
+        check_inside(path, root)
+    try:
+        _check_status(path, os.stat(path), limit)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error) from None
 
 
 def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
@@ -49,58 +94,133 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
 
     FileNotFoundError where there is none; DataError for anything that is not such a file.
     """
-    if root is not None:
-        check_inside(path, root)
+    check_regular(path, root, limit)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_status(path, status, limit)
+            content = file.read(status.st_size + 1)
     except FileNotFoundError:
         raise
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: is not a regular file; refused")
-        if status.st_size > limit:
-            raise DataError(f"{path}: has {status.st_size:,} bytes, more than the {limit:,} that are read; refused")
-        return file.read(limit)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error) from None
+    if len(content) > status.st_size:
+        raise DataError(f"{path}: is larger than it says; refused")  # grows, or lies in /proc
+    return content
+
+
+def _check_status(path: Path, status: os.stat_result, limit: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; refused")
+    if limit is not None and status.st_size > limit:
+        raise DataError(f"{path}: has {status.st_size:,} bytes, more than the {limit:,} that are read; refused")
+
+
+def _refusal(path: Path, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return error
+    return DataError(f"{path}: cannot be opened ({error.strerror if isinstance(error, OSError) else error})")
 
 
 def read_json(path: Path, root: Path | None = None, limit: int = MAX_JSON) -> Any:
     """The value in a JSON file. FileNotFoundError where there is none; DataError where it is damaged or too large."""
-    return parse_json(read_bytes(path, limit, root), str(path))
+    return parse_json(read_bytes(path, limit, root), str(path), max(MAX_VALUES, limit // 8))
 
 
-def parse_json(content: bytes | str, where: str) -> Any:
-    """JSON of limited depth. DataError, which names `where`, for anything else."""
+def read_object(path: Path, root: Path | None = None, limit: int = MAX_JSON) -> dict[str, Any]:
+    """As `read_json`, and the value must be an object, {...}."""
+    value = read_json(path, root, limit)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds {_kind(value)} where an object belongs; the file is damaged")
+    return value
+
+
+def parse_json(content: bytes | str, where: str, values: int = MAX_VALUES) -> Any:
+    """JSON of limited depth and at most so many values. DataError, which names `where`, for anything else."""
     try:
-        text = content.decode("utf-8") if isinstance(content, bytes) else content
-        if _depth(text) > MAX_DEPTH:
-            raise DataError(f"{where}: is nested more than {MAX_DEPTH} deep; refused")
-        return json.loads(text)
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        brackets = text.count("[") + text.count("{")
+        if brackets + text.count(",") > values:
+            raise DataError(f"{where}: holds more than {values:,} values; refused")
+        value = json.loads(text)
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{where}: is not JSON ({str(error)[:100]}); the file is damaged") from None
+    if brackets > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+        raise DataError(f"{where}: is nested more than {MAX_DEPTH} deep; refused")
+    if "\\u" in text and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise DataError(f"{where}: holds half of a character (a surrogate); the file is damaged")
+    return value
 
 
-def _depth(text: str) -> int:
-    """An upper bound of the nesting: brackets in texts count too, which no file of ours has many of in a row."""
-    depth = deepest = 0
-    for character in text if ("[" * 8 in text or text.count("{") + text.count("[") > MAX_DEPTH) else "":
-        if character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    return deepest
+def _deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        inner = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [v for values in inner if not isinstance(values, _PLAIN) for v in values if isinstance(v, (list, dict))]
+        if not level:
+            return False
+    return True
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+_PLAIN = (str, int, float, type(None))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def walk(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted; none where there is no such folder. DataError for a link, a FIFO or a device,
+    and where `folder` itself is a link: what they lead to is no part of a data set."""
+    if folder.is_symlink():
+        raise DataError(_link(folder))
+    files, folders = [], [folder] if folder.is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_symlink():
+                    raise DataError(_link(path))
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    files.append(path)
+                else:
+                    raise DataError(f"{path}: is neither a file nor a folder; remove it")
+    return sorted(files)
+
+
+def check_folders(path: Path, root: Path) -> None:
+    """DataError where a folder between `root` and `path` is a link, or is no folder. `root` itself may be a link."""
+    between = [p for p in path.parents if p != root and p.is_relative_to(root)]
+    for folder in reversed(between):
+        if folder.is_symlink():
+            raise DataError(_link(folder))
+
+
+def _link(path: Path) -> str:
+    return f"{path}: is a link, and nothing is moved or written through a link; put the files themselves there"
+
+
+def write_atomic(path: Path, content: bytes, root: Path | None = None) -> None:
     """After return the file is complete and survives a power cut; before, the old one is untouched.
 
-    OSError where the disk is full or the folder cannot be written to; nothing partial stays.
+    root: the folder that must not be left by a link. OSError where the disk is full or the folder cannot be written
+    to; nothing partial stays.
     """
+    if root is not None:
+        check_folders(path, root)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # of a process that was killed; a link is removed, never followed
@@ -110,7 +230,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except (OSError, KeyboardInterrupt):
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -122,17 +242,21 @@ def _create(path: Path) -> int:
 
 def sync_folder(folder: Path) -> None:
     """Names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def write_changed(path: Path, content: bytes) -> None:
+def write_changed(path: Path, content: bytes, root: Path | None = None) -> None:
     """As `write_atomic`, where the file does not hold `content` already: caches know files by their times."""
-    if path.is_symlink() or not path.exists() or path.read_bytes() != content:
-        write_atomic(path, content)
+    try:
+        same = not path.is_symlink() and read_bytes(path, len(content), root) == content
+    except (FileNotFoundError, DataError):
+        same = False
+    if not same:
+        write_atomic(path, content, root)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -146,28 +270,42 @@ class Lock:
     def __init__(self, root: Path) -> None:
         self.path = root / ".lock"
         while True:
-            self._fd = self._open(root)
+            self._fd = self._open()
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                holder = os.read(self._fd, 32).decode(errors="replace") or "unknown"
+                holder = os.read(self._fd, 32).decode("ascii", "replace")
                 os.close(self._fd)
-                raise DataError(f"{root}: in use by process {holder}; wait for it or use another folder") from None
-            if self.path.exists() and os.fstat(self._fd).st_ino == os.stat(self.path).st_ino:
+                who = f"process {holder}" if holder.isdigit() else "another process"
+                raise DataError(f"{root}: in use by {who}; wait for it or use another folder") from None
+            if self._is_there():
                 break
             os.close(self._fd)  # the last holder removed the file between our open and our lock
         os.truncate(self._fd, 0)
         os.write(self._fd, str(os.getpid()).encode())
 
-    def _open(self, root: Path) -> int:
+    def _open(self) -> int:
+        try:
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                raise DataError(f"{self.path}: is a link or no file, and not a lock of ours; remove it")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be locked ({error.strerror})") from None
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be locked ({error.strerror}); if it is a link, remove it") from None
+            raise DataError(f"{self.path}: cannot be locked ({error.strerror})") from None
         if not stat.S_ISREG(os.fstat(handle).st_mode) or os.fstat(handle).st_nlink > 1:
             os.close(handle)  # a hard link to a file elsewhere would be emptied
             raise DataError(f"{self.path}: is not a lock of ours; remove it")
         return handle
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
 
     @property
     def held(self) -> bool:

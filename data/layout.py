@@ -4,22 +4,33 @@ Notable choices
 - One data file, one meta/episodes file and one mp4 per camera and episode: episode e is file e % 1000 of chunk
   e // 1000 everywhere. A finished file is never opened for writing again.
 - Parquet pages carry checksums: flipped bits are noticed. How a file is put down durably: data/files.py.
+- A parquet file is compared with a limit of memory before and while it is read: a few kilobytes can mean gigabytes.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import files
 from .contract import Contract, Feature
 from .errors import DataError
+from .files import check_text
+from .info import check_info, remedy
 
 CHUNK = 1000  # files per chunk folder
+MAX_TABLE = 256 << 20  # bytes in memory that any parquet file may take
+MAX_RATIO = 16  # and how many times its own size a larger one may
+MAX_BATCH = 64  # rows that are read at a time where their size is not known
+MAX_COLUMNS = 20_000  # of a parquet file
+MAX_WORDS = 10_000_000  # instructions, subtasks
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -57,15 +68,87 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: Path, columns: list[str] | None = None, root: Path | None = None) -> pa.Table:
+    """The columns of a parquet file that has them, within limits of memory. root: the folder that it must not leave."""
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+        files.check_regular(path, root)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return _read_within(file, path, columns)
     except FileNotFoundError:
-        raise DataError(f"{path}: file is missing; restore it or run `tandem data repair`") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: damaged ({str(error).partition(chr(10))[0][:120]}); run `tandem data repair`"
-        ) from None
+        raise DataError(f"{path}: file is missing; restore it, or {remedy(path)}") from None
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError) as error:
+        raise DataError(f"{path}: damaged ({_first_line(error)}); {remedy(path)}") from None
+
+
+def read_rows(path: Path, root: Path | None = None) -> list[dict[str, Any]]:
+    """The rows of a parquet file of meta/episodes, without columns that are neither numbers nor texts, nor lists."""
+    table = read_table(path, root=root)
+    plain = table.select([i for i, field in enumerate(table.schema) if _is_plain(field.type)])
+    try:
+        return list(plain.to_pylist())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: damaged ({_first_line(error)}); {remedy(path)}") from None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return text or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _read_within(file: pq.ParquetFile, path: Path, columns: list[str] | None) -> pa.Table:
+    """What the footer says is compared with the limit first. It can lie, and texts that are stored once can be meant a
+    thousand times: columns of texts and pictures are read in parts, each of which fits, until the limit is met."""
+    schema, about = file.schema_arrow, file.metadata
+    if len(set(schema.names)) != len(schema.names) or about.num_columns > MAX_COLUMNS:
+        raise DataError(f"{path}: has too many columns, or two of one name; {remedy(path)}")
+    limit = max(MAX_TABLE, MAX_RATIO * path.stat().st_size)
+    groups = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+    kinds = [field.type for field in schema if columns is None or field.name in columns]
+    widths = [_width(kind) for kind in kinds]
+    rows, fixed = about.num_rows, sum(width or 0 for width in widths)
+    if rows < 0 or min(groups, default=0) < 0 or max(sum(groups), rows * fixed // 8) > limit:
+        raise DataError(f"{path}: would take more than {limit >> 20} MiB of memory; refused")
+    if not rows or None not in widths:
+        return file.read(columns)
+    batches, taken = [], 0
+    for batch in file.iter_batches(min(MAX_BATCH, max(1, limit // max(1, *groups))), columns=columns):
+        batch = _spelled_out(batch)
+        batches.append(batch)
+        taken += batch.nbytes
+        if taken > limit:
+            raise DataError(f"{path}: takes more than {limit >> 20} MiB of memory; refused")
+    return pa.Table.from_batches(batches)
+
+
+def _spelled_out(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Its texts one by one where they are stored as places in a dictionary, so that their size can be seen."""
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type):
+            batch = batch.set_column(i, field.name, batch.column(i).dictionary_decode())
+    return batch
+
+
+def _width(kind: pa.DataType) -> int | None:
+    """Bits of one value; None where they differ from row to row."""
+    if pa.types.is_fixed_size_list(kind):
+        inner = _width(kind.value_type)
+        return None if inner is None else inner * kind.list_size
+    if pa.types.is_nested(kind) and any(pa.types.is_dictionary(kind.field(i).type) for i in range(kind.num_fields)):
+        raise DataError("a dictionary within a column of lists cannot be read")
+    if pa.types.is_dictionary(kind):
+        return None
+    try:
+        return int(kind.bit_width)
+    except ValueError:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:120]
 
 
 def read_json(path: Path) -> Any:
@@ -74,6 +157,49 @@ def read_json(path: Path) -> Any:
         return files.read_json(path, path.parent.parent)
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing; is {path.parent.parent} a LeRobot v3.0 dataset?") from None
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """meta/info.json, checked."""
+    return check_info(read_json(root / "meta" / "info.json"), root)
+
+
+def read_contract(root: Path) -> Contract:
+    """meta/contract.json of a data set of ours."""
+    path = root / "meta" / "contract.json"
+    try:
+        return Contract.from_fields(files.read_object(path, root))
+    except FileNotFoundError:
+        raise DataError(f"{path}: file is missing; restore it") from None
+
+
+def image_cells(column: pa.ChunkedArray, where: str) -> list[Any]:
+    """The encoded images of a column of {bytes, path}: bytes, or None where there are none."""
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
+        raise DataError(f"{where}: holds {column.type} where images belong")
+    return list(pc.struct_field(column, "bytes").to_pylist())
+
+
+def check_column(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> None:
+    """That a column of numbers has the kind and the size that info.json gives for its feature: no text, nothing
+    missing, no row of another length. `where` names it, and the DataError ends with what is wrong."""
+    kind, shape = column.type, feature["shape"]
+    length = 1
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if column.null_count:
+            raise DataError(f"{where}: {column.null_count} of {len(column)} values are missing")
+        counts = pc.unique(pc.list_value_length(column)).to_pylist()
+        if len(counts) > 1:
+            raise DataError(f"{where}: its rows have between {min(counts)} and {max(counts)} entries")
+        length *= counts[0] if counts else 1
+        column = pc.list_flatten(column)
+        kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{where}: holds {kind} where numbers belong")
+    if column.null_count:
+        raise DataError(f"{where}: {column.null_count} of {len(column)} values are missing")
+    if length != math.prod(shape):
+        raise DataError(f"{where}: has {length} entries a row; info.json says {shape}")
 
 
 def word_table(name: str, words: list[str]) -> pa.Table:
@@ -96,16 +222,21 @@ def word_table(name: str, words: list[str]) -> pa.Table:
 
 def read_words(path: Path, name: str) -> dict[int, str]:
     """{index: text} of a table of instructions or subtasks. Tables of others may have holes."""
-    table = read_table(path)
+    table = read_table(path, root=path.parent.parent)
     text = next((c for c in (name, "__index_level_0__") if c in table.column_names), None)
     if text is None or f"{name}_index" not in table.column_names:
-        raise DataError(f"{path}: has columns {table.column_names}; expected {name}_index and {name}")
-    index, words = table[f"{name}_index"].to_pylist(), table[text].to_pylist()
-    if not all(type(i) is int and i >= 0 for i in index) or not all(isinstance(word, str) for word in words):
-        raise DataError(f"{path}: {name}_index must hold whole numbers and {name} texts; the file is damaged")
-    if len(set(index)) < len(index):
-        raise DataError(f"{path}: {name}_index holds a number twice; the file is damaged")
-    return dict(sorted(zip(index, words, strict=True)))
+        raise DataError(f"{path}: has columns {table.column_names}; expected {name}_index and {name}; {remedy(path)}")
+    try:
+        indices, words = table[f"{name}_index"].to_pylist(), table[text].to_pylist()
+    except (UnicodeDecodeError, OverflowError) as error:  # texts that are not UTF-8, dates of another millennium
+        raise DataError(f"{path}: damaged ({_first_line(error)}); {remedy(path)}") from None
+    if not all(isinstance(i, int) and 0 <= i <= MAX_WORDS for i in indices):
+        raise DataError(f"{path}: {name}_index holds more than whole numbers from 0 to {MAX_WORDS:,}; {remedy(path)}")
+    for i, word in zip(indices, words, strict=True):
+        check_text(word, f"{path}: {name} {i}")
+    if len(set(indices)) < len(indices):
+        raise DataError(f"{path}: {name}_index holds a number twice; {remedy(path)}")
+    return dict(sorted(zip(indices, words, strict=True)))
 
 
 def numeric_features(contract: Contract) -> dict[str, Feature]:

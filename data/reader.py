@@ -27,8 +27,19 @@ import pyarrow.compute as pc
 from .contract import Contract, Feature, checked_fps
 from .encode import decode_image
 from .errors import DataError
-from .files import check_inside
-from .layout import INDEX_COLUMNS, numeric_features, read_json, read_table, read_words
+from .files import check_memory, is_inside
+from .info import check_rows, check_stats, fill_template, remedy
+from .layout import (
+    INDEX_COLUMNS,
+    image_cells,
+    numeric_features,
+    read_contract,
+    read_info,
+    read_json,
+    read_rows,
+    read_table,
+    read_words,
+)
 from .rename import renamed_features
 from .video import decode_video, place_by_count, place_by_time
 
@@ -40,7 +51,7 @@ class Dataset:
     def __init__(self, root: Path | str, rename: Mapping[str, str] | None = None) -> None:
         """rename: {the files' name: our name}, e.g. {"actions": "action"}."""
         self.root = Path(root)
-        self.info = read_json(self.root / "meta" / "info.json")
+        self.info = read_info(self.root)
         if not str(self.info.get("codebase_version", "")).startswith("v3."):
             raise DataError(f"{self.root}: format {self.info.get('codebase_version')}; only LeRobot v3.0 can be read")
         self.info["features"], self._stored = renamed_features(self.info["features"], rename or {}, str(self.root))
@@ -86,11 +97,11 @@ class Dataset:
 
     @cached_property
     def stats(self) -> dict[str, Any]:
-        stats = read_json(self.root / "meta" / "stats.json")
+        stats = check_stats(read_json(self.root / "meta" / "stats.json"), self.root)
         for key, value in stats.items():
             if value["count"] != [len(self)]:
                 where = f"{self.root}/meta/stats.json: {key}"
-                raise DataError(f"{where} counts {value['count']} frames of {len(self)}; run `tandem data repair`")
+                raise DataError(f"{where} counts {value['count']} frames of {len(self)}; {remedy(self.root)}")
         return stats
 
     def __len__(self) -> int:
@@ -135,30 +146,23 @@ class Dataset:
         return values.astype(feature.dtype)
 
     def images(self, episode: int, key: str) -> np.ndarray:
-        """uint8 (T, H, W, 3), decoded."""
+        """uint8 (T, H, W, 3), decoded. DataError where one does not decode, or all would not fit into the memory."""
         row, shape = self._row(episode), self.contract.features[key].shape
+        check_memory(row["length"] * int(np.prod(shape)), f"{self.root}: episode {episode}, {key}")
+        try:
+            return self._decoded(episode, key, row, shape)
+        except MemoryError:
+            raise DataError(f"{self.root}: episode {episode}, {key} does not fit into the memory") from None
+
+    def _decoded(self, episode: int, key: str, row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
         if self.info["features"][key]["dtype"] == "video":
             path = self._file("video_path", row, f"videos/{self._stored[key]}", self._stored[key])
             return decode_video(path, self._place(episode, key, path), shape)
-        where = f"{self.root}: episode {episode}, {key}"
+        where, help = f"{self.root}: episode {episode}, {key}", remedy(self.root)
         images = np.empty((row["length"], *shape), np.uint8)
-        for t, blob in enumerate(self._blobs(episode, key, where)):
-            image = decode_image(blob, f"{where}, frame {t}", shape)
-            images[t] = image
+        for t, blob in enumerate(image_cells(self.table(episode, [key])[key], where)):
+            images[t] = decode_image(blob, f"{where}, frame {t}", shape, help)
         return images
-
-    def _blobs(self, episode: int, key: str, where: str) -> list[bytes]:
-        column = self.table(episode, [key])[key].combine_chunks()
-        kind = column.type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            blobs = column.to_pylist()
-        elif pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            blobs = pc.struct_field(column, "bytes").to_pylist()
-        else:
-            raise DataError(f"{where} holds {kind}; images are stored as bytes; export the data set with its images")
-        if any(not isinstance(blob, bytes) for blob in blobs):
-            raise DataError(f"{where} holds paths instead of images; export the data set with its images in it")
-        return blobs
 
     def _place(self, episode: int, key: str, path: Path) -> slice | np.ndarray:
         """Where the frames of the episode are in its video."""
@@ -190,23 +194,21 @@ class Dataset:
         last = self._last.get(keys)  # read once: decoding threads share this object
         if last is None or last[0] != path:
             last = self._last[keys] = (path, self._read(path, keys))
+        if not pa.types.is_integer(last[1]["episode_index"].type):
+            raise DataError(f"{path}: episode_index holds {last[1]['episode_index'].type}; {remedy(self.root)}")
         table = last[1].filter(pc.equal(last[1]["episode_index"], episode))
         if table.num_rows != row["length"]:
             rows = f"{table.num_rows} rows of episode {episode}, expected {row['length']}"
-            raise DataError(f"{path}: {rows}; {self.remedy}")
+            raise DataError(f"{path}: {rows}; {remedy(self.root)}")
         return table
 
     def _read(self, path: Path, keys: tuple[str, ...]) -> pa.Table:
         names = [self._stored.get(key, key) for key in keys]
-        table = read_table(path, names)
+        table = read_table(path, names, self.root)
         missing = [name for name in names if name not in table.column_names]
         if missing:
-            raise DataError(f"{path}: columns {missing} are missing; {self.remedy}")
+            raise DataError(f"{path}: columns {missing} are missing; {remedy(self.root)}")
         return table.select(names).rename_columns(list(keys))
-
-    @property
-    def remedy(self) -> str:
-        return "copy it again from where it came" if self.foreign else "run `tandem data repair`"
 
     def _row(self, episode: int) -> dict[str, Any]:
         if not 0 <= episode < len(self.episodes):
@@ -215,20 +217,25 @@ class Dataset:
 
     def _file(self, template: str, row: dict[str, Any], prefix: str, key: str = "") -> Path:
         place = {k: row[f"{prefix}/{k}"] for k in ("chunk_index", "file_index")}
-        path = self.root / self.info[template].format(video_key=key, **place)
-        check_inside(path, self.root)
+        path = self.root / fill_template(self.info[template], video_key=key, **place)
+        if not is_inside(path, self.root):
+            raise DataError(f"{self.root}: {template} {self.info[template]!r} leads outside the dataset; refused")
         return path
 
     def _read_episodes(self) -> list[dict[str, Any]]:
         paths = sorted((self.root / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-        rows = [row for path in paths for row in read_table(path).to_pylist()]
+        rows = [row for path in paths for row in read_rows(path, self.root)]
         rows = rows[: self.info["total_episodes"]]  # one more may lie there after a crash: repair counts it in
         where = f"{self.root}: meta/episodes has"
         if len(rows) != self.info["total_episodes"]:
-            raise DataError(f"{where} {len(rows)} of {self.info['total_episodes']} episodes; run `tandem data repair`")
+            count = f"{len(rows)} of {self.info['total_episodes']} episodes"
+            raise DataError(f"{where} {count}; {remedy(self.root)}")
         for i, row in enumerate(rows):
-            if row["episode_index"] != i:
-                raise DataError(f"{where} episode {row['episode_index']} at place {i}; run `tandem data repair`")
+            if row.get("episode_index") != i:
+                raise DataError(f"{where} episode {row.get('episode_index')} at place {i}; {remedy(self.root)}")
+        check_rows(
+            rows, self.info | {"features": {self._stored[k]: f for k, f in self.info["features"].items()}}, self.root
+        )
         return rows
 
 
@@ -236,7 +243,7 @@ def load_contract(root: Path, info: dict[str, Any]) -> Contract:
     path = root / "meta" / "contract.json"
     if not path.exists() and "contract_digest" not in info:
         return contract_from_info(info)
-    contract = Contract.from_json(path.read_text()) if path.exists() else None
+    contract = read_contract(root) if path.exists() else None
     if contract is None or contract.digest() != info.get("contract_digest"):
         what = "changed" if contract else "missing"
         raise DataError(f"{path}: {what}; info.json has digest {info.get('contract_digest')}; restore it")

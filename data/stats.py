@@ -8,6 +8,7 @@ Notable choices
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ Stats = dict[str, dict[str, Any]]
 
 def write_stats(root: Path | str, histograms: dict[str, np.ndarray] | None = None) -> Stats:
     stats = dataset_stats(Dataset(root), histograms)
-    write_atomic(Path(root) / "meta" / "stats.json", json_bytes(stats))
+    write_atomic(Path(root) / "meta" / "stats.json", json_bytes(stats), Path(root))
     return stats
 
 
@@ -36,7 +37,10 @@ def dataset_stats(dataset: Dataset, histograms: dict[str, np.ndarray] | None = N
     episodes = [dataset.columns(e) for e in range(len(dataset.episodes))]
     stats = {key: column_stats(np.concatenate([c[key] for c in episodes])) for key in episodes[0]}
     for key in dataset.contract.keys("image"):
-        counts = histograms[key] if histograms else count_pixels(dataset, key)
+        pixels = len(dataset) * math.prod(dataset.contract.features[key].shape[:2])
+        counts = histograms[key] if histograms else None
+        if counts is None or (counts.sum(1) != pixels).any():  # or of other episodes than these
+            counts = count_pixels(dataset, key)
         stats[key] = histogram_stats(counts, len(dataset))
     return stats
 

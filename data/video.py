@@ -64,7 +64,7 @@ def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str)
             times = sorted(_time(p.pts, stream) for p in container.demux(stream) if p.pts is not None)
             container.seek(0, stream=stream)
             next(container.decode(stream))
-    except (av.FFmpegError, StopIteration, IndexError, OSError) as error:
+    except (av.FFmpegError, StopIteration, IndexError, ValueError, OSError) as error:
         raise DataError(f"{where}: does not decode ({error}); run `tandem data repair`") from None
     if len(times) != length:
         raise DataError(f"{where}: {len(times)} frames, expected {length}; run `tandem data repair`")
@@ -93,7 +93,9 @@ def _frame_times(path: Path, size: int, changed: int) -> tuple[float, ...]:
             return tuple(
                 sorted(_time(p.pts, stream) for p in container.demux(stream) if p.pts is not None and not p.is_discard)
             )
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except DataError:
+        raise
+    except (av.FFmpegError, IndexError, ValueError, OSError) as error:
         raise _undecodable(path, error) from None
 
 
@@ -149,7 +151,9 @@ def decode_video(path: Path, place: slice | np.ndarray, shape: tuple[int, ...]) 
                     images[i] = frame.to_ndarray(format="rgb24")
                 if not slot:
                     break
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except DataError:
+        raise
+    except (av.FFmpegError, IndexError, ValueError, OSError) as error:
         raise _undecodable(path, error) from None
     if slot:
         raise DataError(

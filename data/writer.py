@@ -17,8 +17,10 @@ Statistics are written by `close` (or `repair`), not at every save: exact ones c
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,11 +32,29 @@ from .contract import Contract
 from .encode import EncodedEpisode, EpisodeEncoder, Meta
 from .errors import DataError
 from .files import Lock, json_bytes, write_atomic
-from .layout import place, table_bytes, word_table
+from .layout import place, read_info, table_bytes, word_table
 from .repair import own_columns, settle, verify_data_file
 from .stats import write_stats
 
 SPARE_BYTES = 16 << 20  # kept free on the disk beside the episode itself
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a recorder knows of the episodes in its folder; replaced at once, never half."""
+
+    episodes: int = 0
+    frames: int = 0
+    meta_types: dict[str, type] | None = None  # of the columns that users gave; None before the first episode
+    histograms: dict[str, np.ndarray] | None = None  # of all pictures; None where they are not known
+    added: bool = False  # since the folder was opened
+
+    def and_(self, episode: EncodedEpisode) -> _Saved:
+        known, more = self.histograms, episode.histograms
+        if known is not None:
+            known = {key: known.get(key, 0) + counts for key, counts in more.items()} if more else None
+        types = {key: type(value) for key, value in episode.meta.items()}
+        return _Saved(self.episodes + 1, self.frames + episode.length, types, known, True)
 
 
 class Recorder:
@@ -44,14 +64,12 @@ class Recorder:
         self.root, self.contract, self.mode = Path(root), contract, mode
         self.tasks: list[str] = []
         self.subtasks: list[str] = []
-        self.episodes = self.frames = 0
-        self._added = False
-        self._meta_types: dict[str, type] | None = None
-        self._histograms: dict[str, np.ndarray] | None = {} if image_format == "png" and mode == "image" else None
+        self._saved = _Saved(histograms={} if image_format == "png" and mode == "image" else None)
+        self._saving: EncodedEpisode | None = None
         self._new_encoder = lambda: EpisodeEncoder(contract, mode, image_format)
         self._encoder = self._new_encoder()
         existing = (self.root / "meta" / "contract.json").exists()  # the first file that a recorder writes
-        if self.root.exists() and not existing and any(map(_is_visible, self.root.rglob("*"))):
+        if not existing and _holds_something(self.root):
             raise DataError(f"{self.root}: is not empty and not a dataset recorded by Tandem; choose another folder")
         if existing and not resume:
             raise DataError(
@@ -64,6 +82,15 @@ class Recorder:
         except BaseException:
             self._lock.release()
             raise
+
+    @property
+    def episodes(self) -> int:
+        """How many are durable."""
+        return self._saved.episodes
+
+    @property
+    def frames(self) -> int:
+        return self._saved.frames
 
     def add_frame(self, frame: Mapping[str, Any]) -> None:
         """Observation, action, labels of one step, as the contract names them. A refused frame changes nothing."""
@@ -82,21 +109,29 @@ class Recorder:
         self._encoder = self._new_encoder()
 
     def save_encoded(self, episode: EncodedEpisode) -> int:
-        """Write an episode that `EpisodeEncoder` made, perhaps in another process."""
+        """Write an episode that `EpisodeEncoder` made, perhaps in another process.
+
+        Any exception may leave it anywhere (Ctrl-C): an episode that has become durable counts nevertheless, so that
+        none is written over."""
+        self._recall()
         self._check(episode)
-        index = self.episodes
+        index, self._saving = self.episodes, episode
         try:
             self._write(episode, index)
         except OSError as error:
+            self._saving = None  # the caller knows, and may save it again
             raise DataError(f"{self.root}: episode {index} not written ({error}); free space and save again") from None
-        self._note(episode)
+        self._saved, self._saving = self._saved.and_(episode), None
         return index
 
     def close(self) -> None:
         """Write the statistics, where they are not those of these episodes already, and let the folder go."""
         try:
-            if self._lock.held and self.episodes and (self._added or not (self.root / "meta" / "stats.json").exists()):
-                write_stats(self.root, self._histograms)
+            if self._lock.held:
+                self._recall()
+                stored = (self.root / "meta" / "stats.json").exists()
+                if self.episodes and (self._saved.added or not stored):
+                    write_stats(self.root, self._saved.histograms)
         finally:
             self._lock.release()
 
@@ -107,7 +142,7 @@ class Recorder:
         self.close()
 
     def _create(self) -> None:
-        write_atomic(self.root / "meta" / "contract.json", self.contract.to_json().encode())
+        write_atomic(self.root / "meta" / "contract.json", self.contract.to_json().encode(), self.root)
         self._write_info()
 
     def _resume(self) -> None:
@@ -116,10 +151,15 @@ class Recorder:
         if state.mode != self.mode:
             raise DataError(f"{self.root}: was recorded in {state.mode} mode, not {self.mode}; use the same mode")
         self.tasks, self.subtasks = state.tasks, state.subtasks
-        self.episodes, self.frames = len(state.rows), sum(row["length"] for row in state.rows)
-        if state.rows:
-            self._histograms = None  # the old episodes' are gone: close() decodes once
-            self._meta_types = {key: type(value) for key, value in own_columns(state.rows[0]).items()}
+        if state.rows:  # close() decodes them once: the histograms of the old episodes are gone
+            types = {key: type(value) for key, value in own_columns(state.rows[0]).items()}
+            self._saved = _Saved(len(state.rows), sum(row["length"] for row in state.rows), types)
+
+    def _recall(self) -> None:
+        """Counts in the episode whose save was left by an exception, if info.json counts it."""
+        if self._saving is not None and read_info(self.root)["total_episodes"] > self.episodes:
+            self._saved = self._saved.and_(self._saving)
+        self._saving = None
 
     def _check(self, episode: EncodedEpisode) -> None:
         if episode.contract_digest != self.contract.digest() or episode.mode != self.mode:
@@ -127,8 +167,8 @@ class Recorder:
                 f"{self.root}: episode was encoded for another contract or mode; encode it with the recorder's"
             )
         types = {key: type(value) for key, value in episode.meta.items()}
-        if self._meta_types is not None and types != self._meta_types:
-            raise DataError(f"{self.root}: meta {types} differs from the first episode's {self._meta_types}")
+        if self._saved.meta_types is not None and types != self._saved.meta_types:
+            raise DataError(f"{self.root}: meta {types} differs from the first episode's {self._saved.meta_types}")
         need, free = episode.nbytes() + SPARE_BYTES, shutil.disk_usage(self.root).free
         if free < need:
             raise DataError(
@@ -138,34 +178,25 @@ class Recorder:
     def _write(self, episode: EncodedEpisode, index: int) -> None:
         self._write_words(episode)
         data, begin = layout.data_file(self.root, index), self.frames
-        write_atomic(data, table_bytes(self._data_table(episode, index)))
+        write_atomic(data, table_bytes(self._data_table(episode, index)), self.root)
         for key, content in episode.videos.items():
-            write_atomic(layout.video_file(self.root, key, index), content)
-        verify_data_file(data, index, begin, episode.length)
-        write_atomic(layout.episode_file(self.root, index), table_bytes(self._episode_table(episode, index)))
+            write_atomic(layout.video_file(self.root, key, index), content, self.root)
+        verify_data_file(data, index, begin, episode.length, self.root)
+        row = table_bytes(self._episode_table(episode, index))
+        write_atomic(layout.episode_file(self.root, index), row, self.root)
         self._write_info(index + 1, begin + episode.length)
-
-    def _note(self, episode: EncodedEpisode) -> None:
-        self.episodes += 1
-        self.frames += episode.length
-        self._added = True
-        self._meta_types = {key: type(value) for key, value in episode.meta.items()}
-        if self._histograms is not None and episode.histograms:
-            for key, counts in episode.histograms.items():
-                self._histograms[key] = self._histograms.get(key, np.zeros_like(counts)) + counts
-        else:
-            self._histograms = None
 
     def _write_words(self, episode: EncodedEpisode) -> None:
         for name, words, new in (("task", self.tasks, [episode.task]), ("subtask", self.subtasks, episode.subtasks)):
             fresh = [word for word in dict.fromkeys(new) if word not in words]
             if fresh:
-                write_atomic(self.root / "meta" / f"{name}s.parquet", table_bytes(word_table(name, words + fresh)))
+                table = table_bytes(word_table(name, words + fresh))
+                write_atomic(self.root / "meta" / f"{name}s.parquet", table, self.root)
                 words += fresh
 
     def _write_info(self, episodes: int = 0, frames: int = 0) -> None:
         info = layout.info_json(self.contract, self.mode, episodes, frames, len(self.tasks))
-        write_atomic(self.root / "meta" / "info.json", json_bytes(info))
+        write_atomic(self.root / "meta" / "info.json", json_bytes(info), self.root)
 
     def _data_table(self, episode: EncodedEpisode, index: int) -> pa.Table:
         schema, T = layout.data_schema(self.contract, self.mode), episode.length
@@ -204,5 +235,9 @@ def _arrow(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(values.reshape(-1) if isinstance(values, np.ndarray) else values, kind)
 
 
-def _is_visible(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")
+def _holds_something(root: Path) -> bool:
+    """Any file that is not hidden, or a folder that is a link to another place."""
+    for folder, folders, names in os.walk(root):
+        if not all(name.startswith(".") for name in names) or any(Path(folder, name).is_symlink() for name in folders):
+            return True
+    return False

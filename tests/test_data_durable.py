@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tandem.data.errors import DataError
 from tandem.data.files import Lock
@@ -170,6 +172,97 @@ def test_damaged_video_is_noticed(tmp_path: Path) -> None:
     victim.parent.joinpath("file-000.mp4").unlink()
     with pytest.raises(DataError, match=r"file-000.mp4: file is missing"):
         read_frames(Dataset(root), 0)
+
+
+def spoil_picture(root: Path, episode: int, key: str, t: int) -> None:
+    """Cuts one PNG; the parquet file around it is sound."""
+    path = root / f"data/chunk-000/file-{episode:03d}.parquet"
+    table = pq.read_table(path)
+    cells = table[key].to_pylist()
+    cells[t]["bytes"] = cells[t]["bytes"][: len(cells[t]["bytes"]) // 2]
+    column = pa.array(cells, table.schema.field(key).type)
+    pq.write_table(table.set_column(table.column_names.index(key), key, column), path)
+
+
+@pytest.mark.parametrize("t", [0, 2, 3])
+def test_a_picture_cut_anywhere_ends_the_run_that_repair_keeps(tmp_path: Path, t: int) -> None:
+    root = tmp_path / "set"
+    record(root, range(3))
+    spoil_picture(root, 1, "observation.images.wrist", t)
+    with pytest.raises(DataError, match=f"episode 1, observation.images.wrist, frame {t}: .*run `tandem data repair`"):
+        read_frames(Dataset(root), 1)
+    report = repair(root, progress=False)
+    assert report.episodes == 1 and f"wrist, frame {t}: image does not decode" in report.reason
+    is_whole(root, 1)
+    record(root, range(1, 3), resume=True)
+    is_whole(root, 3)
+
+
+@pytest.mark.parametrize("mode", ["image", "video"])
+def test_repair_gives_the_statistics_that_the_recorder_gave(tmp_path: Path, mode: str) -> None:
+    root = tmp_path / "set"
+    record(root, range(3), mode)
+    stats = root / "meta" / "stats.json"
+    before = stats.read_bytes()
+    stats.unlink()
+    repair(root, progress=False)
+    assert stats.read_bytes() == before
+
+
+def test_an_interrupt_anywhere_in_a_save_tears_nothing(tmp_path: Path) -> None:
+    """Ctrl-C may come between any two lines: the episode is there or is not, and the one before and after it are."""
+    ours = ("writer.py", "files.py", "layout.py", "repair.py")
+
+    def interrupted_at(line: int, root: Path) -> bool:
+        """Saves three episodes, the second with an interrupt after so many lines; False where it has fewer."""
+        left = [line]
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            if Path(frame.f_code.co_filename).name not in ours:
+                return None
+            if event == "line":
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        with Recorder(root, CONTRACT) as recorder:
+            recorder.save_encoded(episode(0))
+            sys.settrace(trace)
+            try:
+                recorder.save_encoded(episode(1))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            saved = Dataset(root).info["total_episodes"]
+            for seed in range(saved, 3):
+                assert recorder.save_encoded(episode(seed)) == seed
+        is_whole(root, 3)
+        assert repair(root, progress=False).reason == ""
+        return left[0] <= 0
+
+    line = 1
+    while interrupted_at(line, tmp_path / str(line)):
+        line += 17  # a prime: other lines at every repetition of a loop
+    assert line > 100
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "x" * 100_000, 3])
+def test_a_text_that_no_file_can_hold_is_refused_and_the_recorder_goes_on(tmp_path: Path, text: Any) -> None:
+    with Recorder(tmp_path / "set", CONTRACT) as recorder:
+        frames = list(toy_frames(CONTRACT, 4, 0))
+        with pytest.raises(DataError, match="subtask"):
+            recorder.add_frame(frames[0] | {"subtask": text})
+        for frame in frames:
+            recorder.add_frame(frame)
+        for task, meta in ((text, {"sim/seed": 0}), ("toy 0", {"sim/note": text})):
+            if text == 3 and task != text:
+                continue  # a number is a good value of meta
+            with pytest.raises(DataError, match="task|meta"):
+                recorder.save_episode(task, meta)
+        recorder.save_episode("toy 0", {"sim/seed": 0})
+    is_whole(tmp_path / "set", 1)
 
 
 def test_one_recorder_per_folder(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_paths_may_not_leave_the_dataset(tmp_path: Path) -> None:
     root = toy_dataset(tmp_path / "set")
     info = json.loads((root / "meta/info.json").read_text())
     (root / "meta/info.json").write_text(json.dumps(info | {"data_path": "../../x-{chunk_index}-{file_index}.parquet"}))
-    with pytest.raises(DataError, match="leads out of"):
+    with pytest.raises(DataError, match="leads outside"):
         Dataset(root).columns(0)
 
 
