@@ -6,9 +6,11 @@ that the subtask is done, the planner thinks. The newest subgoal wins. A planner
 subgoal is counted in `events`, and the last subgoal stays; without one, the agent runs flat.
 """
 
+import math
+import sys
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from .. import envs
 from ..data.contract import Contract
 from ..planner.search import rank
+from ..planner.system2 import Plan
 from .bundle import Bundle, agree
 from .errors import PolicyError
 from .judgement import GOOD
@@ -34,7 +37,7 @@ NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controll
 class Runtime:
     """How a checkpoint is run. The defaults are what `tandem eval` reports."""
 
-    mode: Mode = "hierarchical"  # "flat": planner off, instruction only
+    mode: Mode | None = None  # "flat": planner off, instruction only; none: "hierarchical" if the planner has learned
     plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
     candidates: int = 8  # chunks sampled for `plan="rank"`
     execute: int = 4  # control steps of a chunk that run before the controller looks again
@@ -43,6 +46,8 @@ class Runtime:
     device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
     committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
     done: float = 0.9  # progress at which the planner is asked again before its tick
+    latency_ms: float = 0.0  # milliseconds until a chunk that was computed is acted on; meanwhile the last one goes on
+    planner_deadline_ms: float | None = None  # ticks that take longer are counted; none: not counted
     pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
 
 
@@ -53,12 +58,17 @@ class TandemAgent:
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime):
-        self.bundle, self.runtime = bundle, runtime
+        if runtime.mode == "hierarchical" and not bundle.has_planner:
+            raise PolicyError("the planner has learned nothing, as stage think was not trained; use mode flat")
+        usual: Mode = "hierarchical" if bundle.has_planner else "flat"
+        self.bundle, self.runtime = bundle, replace(runtime, mode=runtime.mode or usual)
         self.model = bundle.model.eval()
         self.sizes = bundle.config.sizes
         self.image_size: int | None = self.sizes.image_size
         self._bound: set[tuple[str, int]] = set()  # kinds of environments that agree with the contract
         _refuse_contradictions(runtime, steered=bundle.steering is not None, told=bundle.judgement is not None)
+        self._delay = _steps_of_delay(runtime, bundle)
+        self._warned: set[str] = set()  # instructions
         self.reset("", 0)
 
     def bind(self, env: Any) -> None:
@@ -72,9 +82,11 @@ class TandemAgent:
         self.generator = torch.Generator().manual_seed(seed)
         self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length).to(self.bundle.device)
         self.events: Counter[str] = Counter()
-        self.limiter = ActionLimiter(self.model.controller.cfg.action_dim, self.events)
+        action = self.bundle.contract.features["action"]
+        self.limiter = ActionLimiter(self.model.controller.cfg.action_dim, self.events, kinds=action.kind)
+        self._note_words(instruction)
         self.trace: list[dict[str, Any]] = []
-        self.queue: deque[np.ndarray] = deque()  # normalised actions not yet executed
+        self.queue: deque[np.ndarray | None] = deque()  # normalised actions not yet executed; None: stay
         self.history: deque[Tensor] = deque(maxlen=self.sizes.ticks)  # z at planner ticks, (N, D)
         self.goal: Tensor | None = None  # (1, K, D)
         self.looked = 0  # times that steering was asked
@@ -96,7 +108,7 @@ class TandemAgent:
         if self.looks:
             situation = self.look(obs)
             self.decide(situation, self.noise(situation))
-        action = self.bundle.action(self.queue.popleft())
+        next_action = self.queue.popleft()
         self.executed += 1
         self.step += 1
         self.since_tick += 1
@@ -105,7 +117,7 @@ class TandemAgent:
             {"subtask": self.subtask, "progress": self.progress, "goal_image": None, "future_image": None} | self.entry
         )
         self.entry = dict(NOTHING_NEW)
-        return self.limiter(action)
+        return self.limiter.stay() if next_action is None else self.limiter(self.bundle.action(next_action))
 
     @torch.no_grad()
     def look(self, obs: dict[str, Any]) -> Situation:
@@ -141,8 +153,23 @@ class TandemAgent:
         self.entry["controller_ms"] += 1e3 * (time.perf_counter() - begin)
 
     def commit(self, chunk: Tensor) -> None:
-        """The next actions are this chunk's, (H, A) normalised."""
-        self.queue, self.executed = deque(chunk.cpu().numpy()), 0
+        """The next actions are this chunk's, (H, A) normalised; with latency, after those of the last one that run
+        meanwhile."""
+        meanwhile = [*self.queue, *[None] * self._delay][: self._delay]
+        self.queue, self.executed = deque([*meanwhile, *chunk.cpu().numpy()[self._delay :]]), 0
+
+    def _note_words(self, instruction: str) -> None:
+        """Counts words that no demonstration had, and those beyond the length that is read; warns once of each."""
+        unknown = self.bundle.tokenizer.unknown(instruction)
+        cut = self.bundle.tokenizer.cut(instruction, self.sizes.instruction_length)
+        for name, words in (("unknown_words", unknown), ("cut_words", cut)):
+            if words:
+                self.events[name] += len(words)
+        if (unknown or cut) and instruction not in self._warned:
+            self._warned.add(instruction)
+            what = [f"does not know {', '.join(unknown)}"] if unknown else []
+            what += [f"reads no further than {self.sizes.instruction_length} words: not {' '.join(cut)}"] if cut else []
+            print(f"the policy {' and '.join(what)}, in {instruction!r}", file=sys.stderr)
 
     def noise(self, situation: Situation) -> Tensor:
         """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
@@ -174,20 +201,34 @@ class TandemAgent:
             self.history.append(z[0])
             self.since_kept = 0
         past = list(self.history)[:-1] + [z[0]]
-        plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
-        finite = bool(torch.isfinite(plan.goal).all())
+        plan = self._plan(past, referents)
         self.since_tick = 0
         entry["planner_ms"] = 1e3 * (time.perf_counter() - begin)
-        if not finite:
+        if self.runtime.planner_deadline_ms is not None and entry["planner_ms"] > self.runtime.planner_deadline_ms:
+            self.events["planner_late"] += 1
+        if plan is None:
             self.events["planner_failed"] += 1
             return
         text = self.bundle.text(plan.subtask[0])
         self.events["subtask_changed" if text != self.subtask else "subtask_kept"] += 1
+        if text == self.subtask and self.goal is not None and torch.equal(plan.goal, self.goal):
+            self.events["planner_repeated"] += 1
         self.goal, self.previous, self.subtask = plan.goal, plan.subtask, text
         self.progress = float(plan.progress[0])
         entry["replanned"] = True
         if self.runtime.pictures:
             entry["goal_image"] = self.bundle.picture(self.goal)
+
+    def _plan(self, past: list[Tensor], referents: Tensor) -> Plan | None:
+        """The planner's plan; None where it raises, or gives something of another shape or that is not finite."""
+        try:
+            plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
+            progress, goal = float(plan.progress[0]), (1, self.sizes.goal_tokens, self.sizes.width)
+        except Exception as error:  # a planner may be anybody's: whatever it raises, the last subgoal stays
+            print(f"the planner failed: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+            return None
+        sound = plan.goal.shape == goal and plan.subtask.shape == self.previous.shape and math.isfinite(progress)
+        return plan if sound and bool(torch.isfinite(plan.goal).all()) else None
 
     def _padded(self, past: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Ticks so far -> z (1, P, N, D), oldest first, and mask (1, P): the missing oldest ticks repeat the first."""
@@ -219,10 +260,22 @@ class TandemAgent:
         return controller.sample(told, noise, self._prefix(), untold, guidance)
 
     def _prefix(self) -> Tensor | None:
-        if not self.runtime.committed or not self.queue:
+        if not self.runtime.committed or not any(action is not None for action in self.queue):
             return None
-        kept = np.stack(list(self.queue)[: self.runtime.committed])
+        kept = np.stack([action for action in self.queue if action is not None][: self.runtime.committed])
         return torch.from_numpy(kept).unsqueeze(0).to(self.bundle.device)
+
+
+def _steps_of_delay(runtime: Runtime, bundle: Bundle) -> int:
+    """Control steps that pass between an observation and the first action of the chunk which it led to."""
+    delay = math.ceil(runtime.latency_ms / 1000 * bundle.contract.fps)
+    room = bundle.sizes.chunk - runtime.execute
+    if not 0 <= delay <= room:
+        raise PolicyError(
+            f"--runtime.latency-ms is {runtime.latency_ms:g}, {delay} control steps; use 0 to {room} of them: a chunk "
+            f"has {bundle.sizes.chunk} actions, and {runtime.execute} run before the next"
+        )
+    return delay
 
 
 def _refuse_contradictions(runtime: Runtime, steered: bool, told: bool) -> None:

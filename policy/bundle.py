@@ -45,6 +45,7 @@ class Bundle:
     steering: Steering | None = None  # chooses the controller's noise, where reinforcement learning taught it to
     judgement: Judgement | None = None  # what the controller is told to be, likewise
     memory: Memory | None = None  # where things are that it does not see now, likewise
+    has_planner: bool = True  # False: stage think was not trained, the planner's weights are random
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
@@ -66,7 +67,8 @@ class Bundle:
         steering = _part(folder, "steering", lambda raw: Steering(SteeringConfig.from_json(raw)))
         judgement = _part(folder, "judgement", lambda raw: Judgement(JudgementConfig(**raw)))
         memory = _part(folder, "memory", lambda raw: Memory(MemoryConfig(**raw)))
-        return cls(config, contract, normalizer, tokenizer, model, steering, judgement, memory)
+        has_planner = "hierarchical" in checkpoint.modes(folder)
+        return cls(config, contract, normalizer, tokenizer, model, steering, judgement, memory, has_planner)
 
     def files(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """What `checkpoint.save` stores for this policy."""

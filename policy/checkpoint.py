@@ -217,6 +217,7 @@ def modes(path: str | Path) -> tuple[Literal["hierarchical", "flat"], ...]:
     """How the policy can be run. Before stage `think` its planner has learned nothing: it runs flat only."""
     about = progress(path)
     learned = about["stage"] != "act" and (about["stage"] != "think" or about["step"] > 0)
+    learned = learned and about.get("has_planner", True) is True  # of what reinforcement learning began with
     return ("hierarchical", "flat") if learned else ("flat",)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from .. import envs
 from ..data.errors import DataError
 from ..data.files import Lock, parse_json, read_bytes, write_atomic
@@ -25,6 +27,8 @@ from .rollout import FAILED, MEASURED, Episode, Outcome, crashed, run_job
 from .statistics import Proportion
 
 EPISODES_FILE = "episodes.jsonl"
+LATENCIES = ("planner_ms", "controller_ms")
+BINS = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)  # milliseconds
 LONGEST = 1 << 30  # bytes of that file
 HOPELESS = 10  # episodes of a task of which all failed, after which no other one is tried
 OURS = ("EnvError", "DataError", "PolicyError")  # say what to do: where a whole task ends in one of them, that is said
@@ -183,9 +187,22 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "clamped_share": round(events["clamped"] / steps, 4) if steps else None,
         "held": events["held"],
         "events": dict(sorted(events.items())),
+        "latency": {name: _spread([ms for o in outcomes for ms in getattr(o, name)]) for name in LATENCIES},
         "planner_ms": _median([ms for o in outcomes for ms in o.planner_ms]),
         "controller_ms": _median([ms for o in outcomes for ms in o.controller_ms]),
         "wrong_instruction_drop": wrong_instruction_drop(per_task),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    """Percentiles in milliseconds, and how many took up to each of BINS (and longer)."""
+    if not values:
+        return {}
+    percentiles = dict(zip(("p50", "p95", "p99", "max"), np.percentile(values, [50, 95, 99, 100]), strict=True))
+    counts = np.histogram(values, [0.0, *BINS, np.inf])[0].tolist()
+    names = [*(f"to_{edge:g}" for edge in BINS), "longer"]
+    return {name: round(float(v), 2) for name, v in percentiles.items()} | {
+        "histogram": dict(zip(names, counts, strict=True))
     }
 
 

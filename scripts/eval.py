@@ -83,7 +83,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
         args.agent, str(checkpoint.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime
     )
     tasks = resolve_tasks(args.tasks or _trained_on(spec))
-    modes = args.modes if args.agent == "checkpoint" else ("hierarchical",)
+    modes = _modes(args, spec)
     if args.output is not None:
         _refuse_another(args.output, args.resume)
     if args.agent == "checkpoint":
@@ -93,7 +93,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     with Stop() as stop, in_use(folder):
         _refuse_another(folder, args.resume)  # again: another evaluation may have been quicker
         made = checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent
-        same_settings(folder, {"checkpoint": made, "runtime": asdict(args.runtime)})
+        same_settings(folder, {"checkpoint": made, "runtime": _stored_runtime(args.runtime)})
         outcomes = _evaluate(args, spec, tasks, modes, folder, stop)
         stop.finish(f"continue with the same command, --resume and --output {folder}")
         results: dict[str, Any] = {
@@ -109,6 +109,17 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     return results, folder
 
 
+def _modes(args: Args, spec: AgentSpec) -> tuple[Literal["hierarchical", "flat"], ...]:
+    """Those asked for; flat alone where a planner has learned nothing and was not asked for by itself."""
+    if args.agent != "checkpoint":
+        return ("hierarchical",)
+    able = checkpoint.modes(spec.checkpoint)
+    if args.modes != Args.modes or able == args.modes:
+        return args.modes
+    print(checkpoint.why_flat(args.checkpoint))
+    return able
+
+
 def _refuse_nonsense(args: Args) -> None:
     at_least(args, episodes=1, workers=1)
     layouts(args.first_seed, args.episodes)
@@ -116,6 +127,14 @@ def _refuse_nonsense(args: Args) -> None:
         raise UserError("--resume continues what is in a folder; pass it as --output")
     if not args.modes or not args.controls:
         raise UserError("--modes and --controls name at least one each; leave them out for all")
+
+
+def _stored_runtime(runtime: Runtime) -> dict[str, Any]:
+    """As a folder keeps it: without the mode, which the episodes have, and without what older versions did not know."""
+    usual = asdict(Runtime())
+    newer = ("latency_ms", "planner_deadline_ms")
+    kept = asdict(replace(runtime, mode=runtime.mode or "hierarchical"))
+    return {name: value for name, value in kept.items() if name not in newer or value != usual[name]}
 
 
 def _refuse_another(folder: Path, resume: bool) -> None:

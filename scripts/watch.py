@@ -99,10 +99,11 @@ def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list
         load_agent(spec, tasks)  # here, so that a bad checkpoint is one line before anything is filmed
     folder = args.output or default_output("watch", Path(args.checkpoint or args.agent).name)
     page = folder / "report.html"
+    modes = {label: _mode(spec) for label, spec in specs.items()}
     with Stop() as stop, in_use(folder):
         _refuse_another(page)  # again: another command may have been quicker
         takes = [
-            Take(spec, Episode(task, seed, args.runtime.mode), label, args.animation is not None)
+            Take(spec, Episode(task, seed, modes[label]), label, args.animation is not None)
             for task in tasks
             for seed in range(args.first_seed, args.first_seed + args.episodes)
             for label, spec in specs.items()
@@ -114,6 +115,16 @@ def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list
             save(animation(rows, max(clip.fps for clip in clips)), args.animation)
         write_atomic(page, render(clips, args, table).encode())
     return page, clips
+
+
+def _mode(spec: AgentSpec) -> str:
+    """How the agent runs; says so where its planner has learned nothing."""
+    if spec.kind != "checkpoint":
+        return "hierarchical"
+    able = checkpoint.modes(spec.checkpoint)
+    if spec.runtime.mode is None and able == ("flat",):
+        print(checkpoint.why_flat(spec.checkpoint))
+    return spec.runtime.mode or able[0]
 
 
 def _refuse_nonsense(args: Args) -> None:

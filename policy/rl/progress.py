@@ -181,6 +181,7 @@ class Learning(Practice):
         files |= {
             checkpoint.RECIPE: stored | {"tasks": list(self.tasks)},
             checkpoint.PROGRESS: about
+            | {"has_planner": self.bundle.has_planner}
             | {"stage": "rl", "rl": mine, "seconds": round(about["seconds"] + self.seconds, 1)},
         }
         files |= {f"{checkpoint.TRAINING}/{name}": content for name, content in state.items()}
