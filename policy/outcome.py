@@ -87,6 +87,6 @@ def outcome_from(raw: Any) -> Outcome:
     """PolicyError where `raw` is not what `Outcome.as_dict` gives."""
     found = checked(raw, (*IDENTITY, *DONE))
     if unknown := sorted(found.keys() - (IDENTITY | DONE | REST).keys()):
-        raise PolicyError(f"has an unknown {str(unknown[0])[:40]}")
+        raise PolicyError(f"has an unknown {str(unknown[0])[:40]!r}")
     times = {name: tuple(found.get(name, ())) for name in ("planner_ms", "controller_ms")}
     return Outcome(**(found | times))

@@ -246,8 +246,9 @@ def reproduce(args: Args) -> int:
         raise UserError(f"{args.reproduce}: its options do not name its episodes; pass what `tandem eval` wrote")
     results, _ = run(again)
     for key in ("code", "packages", "checkpoint", "gl", "processor"):
-        if stored["manifest"].get(key) != results["manifest"].get(key):
-            print(f"note: {key} was {stored['manifest'].get(key)}, is {results['manifest'].get(key)}")
+        was, now = (_printable(each["manifest"].get(key)) for each in (stored, results))
+        if was != now:
+            print(f"note: {key} was {was}, is {now}")
     new = {key_of(e): e for e in results["episodes"]}
     fields = ("success", "steps", "reward", "first_state", "status")
     differ = [key for key, e in before.items() if not all(_equal(e[f], new[key][f]) for f in fields)]
@@ -255,6 +256,11 @@ def reproduce(args: Args) -> int:
         print(f"differs: {task} seed {seed} {mode} {control}")
     print(f"{len(before) - len(differ)} of {len(before)} episodes reproduced exactly")
     return int(bool(differ)) or _verdict(results)
+
+
+def _printable(value: Any) -> str:
+    """Of a file that may be anybody's: halves of characters and commands to terminals are spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value)[:400])
 
 
 def _equal(a: Any, b: Any) -> bool:
