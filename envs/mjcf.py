@@ -1,9 +1,11 @@
-"""MuJoCo inside of somebody's gymnasium environment: found, made fast to draw, and watched while it runs.
+"""MuJoCo inside of somebody's gymnasium environment: found, made fast to draw, drawn apart from others, and watched
+while it runs.
 
 MuJoCo's default quality (four samples a pixel, shadows of 4096 pixels) is for people's screens. In pictures of about a
 hundred pixels it is hardly seen, and where no GPU draws it costs 20 to 50 times what the picture itself does.
 """
 
+import sys
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -57,6 +59,25 @@ def _draw_anew(renderer: Any) -> None:
     old.free()
     mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, new)
     renderer._mjr_context = new
+
+
+def viewers(env: Any) -> list[Any]:
+    """Gymnasium's offscreen viewers that an environment holds: each draws into whichever OpenGL context is the current
+    one, be it another environment's. `viewer.make_context_current()` before it draws."""
+    rendering = sys.modules.get("gymnasium.envs.mujoco.mujoco_rendering")  # needs imageio, so it is not imported here
+    return held(env, rendering.OffScreenViewer) if rendering is not None else []
+
+
+def free_drawing(env: Any) -> None:
+    """Frees what the renderers of `env` drew with, each in its own OpenGL context. They would free it by number in
+    whichever context is the current one: the textures and buffers of another environment."""
+    for renderer in held(env, mujoco.Renderer):
+        if renderer._gl_context:
+            renderer._gl_context.make_current()
+        renderer.close()
+    for viewer in viewers(env):
+        viewer.make_context_current()
+        viewer.con.free()
 
 
 class Divergence:

@@ -26,7 +26,7 @@ from gymnasium import spaces
 
 from .contract import Vector, build_contract
 from .errors import EnvError
-from .mjcf import Divergence, draw_fast
+from .mjcf import Divergence, draw_fast, free_drawing, viewers
 from .others import call
 from .pictures import fitted
 from .registry import TASKS
@@ -97,7 +97,9 @@ def _box(name: str, env: gymnasium.Env) -> spaces.Box:
         raise EnvError(
             f"actions of task {name!r} ({env}) are {space}; only bounded boxes of one dimension can be driven"
         )
-    if not np.isfinite(space.high.astype(np.float32) - space.low.astype(np.float32)).all():
+    with np.errstate(over="ignore"):
+        wide = space.high.astype(np.float32) - space.low.astype(np.float32)
+    if not np.isfinite(wide).all():
         raise EnvError(f"actions of task {name!r} are {space}, as good as unbounded; give them limits")
     return space
 
@@ -121,7 +123,10 @@ class PlainEnv(TaskEnv):
         image_size: int = 96,
         render_mode: str | None = "rgb_array",
     ):
+        self._closed, self._viewers_known = True, False
+        self._viewers: list[Any] = []  # that draw into whichever OpenGL context is the current one
         self.name, self.task, self.inner = name, task, task.environment(name, image_size)
+        self._closed = False
         self.dense_reward, self.check_pictures = task.dense_reward, task.check_pictures
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": _rate(name, self.inner)}
         self._box = _box(name, self.inner)
@@ -159,18 +164,30 @@ class PlainEnv(TaskEnv):
         return self.observed(self.state), 0.0 if broken else reward, success, ended, info
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
+        for viewer in self._viewers:
+            viewer.make_context_current()
         begin = time.perf_counter()
         frame = self._call("render")
         close_at_exit(self)
+        if not self._viewers_known:
+            self._viewers, self._viewers_known = viewers(self.inner.unwrapped), True
         if len(self._drawn) < TIMED:
             self._note_rate(time.perf_counter() - begin)
         return fitted(self.pictures.converted(camera, frame), size)
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         try:
+            call(self._of("the renderer"), free_drawing, self.inner.unwrapped)
             self._call("close")
         except EnvError as error:  # nothing depends on it any more
             warnings.warn(str(error), stacklevel=2)
+
+    def __del__(self) -> None:
+        """One that is forgotten frees what is its own, as long as it can say which context that is in."""
+        self.close()
 
     def expert(self, seed: int) -> Script:
         return super().expert(seed) if self.task.script is None else _PlainScript(self, self.task.script)
@@ -195,7 +212,7 @@ class PlainEnv(TaskEnv):
             )
         if self.task.quality == "fast":  # it may have made another model
             draw_fast(self.inner.unwrapped)
-        self._diverged = Divergence(self.inner.unwrapped)
+        self._diverged, self._viewers_known = Divergence(self.inner.unwrapped), False
         return given[0]
 
     def _step(self, limited: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:

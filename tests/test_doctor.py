@@ -20,14 +20,15 @@ WRONG = {
 def test_a_right_picture_is_told_from_turned_mirrored_miscoloured_and_black_ones():
     assert gl.wrong(RIGHT) == ""
     for name, image in WRONG.items():
-        assert "turned, mirrored or miscoloured" in gl.wrong(image) or name == "transposed" and not gl.wrong(image)
+        assert "turned, mirrored or miscoloured" in gl.wrong(image), name
     assert gl.wrong(RIGHT // 10) == "draws black pictures"
     assert "wrong pictures" in gl.wrong(np.full_like(RIGHT, 200))
 
 
-@pytest.mark.parametrize(
-    "change", [lambda p: p[::-1], lambda p: p[:, ::-1], lambda p: p[::-1, ::-1], lambda p: p[..., ::-1]]
-)
+CHANGES = [lambda p: p[::-1], lambda p: p[:, ::-1], lambda p: p[::-1, ::-1], lambda p: p[..., ::-1]]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_turned_and_miscoloured_pictures_of_a_task_are_found(change):
     env = envs.make("reach")
     shown, of = envs.things_in_place(env)

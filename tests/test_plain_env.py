@@ -1,5 +1,6 @@
 """Any gymnasium environment with images, a state and words can be recorded, trained on, evaluated and watched."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -577,3 +578,37 @@ def test_slow_pictures_are_said_once_where_nothing_can_be_done_about_them():
         for _ in range(20):
             env.render_camera("view", 96)
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("end", ["none", "closed", "forgotten"])
+@pytest.mark.parametrize("kind", ["gymnasium's", "eager"])
+def test_environments_draw_apart_from_each_other(kind, end):
+    """Gymnasium's viewers draw into, and MuJoCo's renderers free by number in, whichever context is the current one."""
+    if kind == "gymnasium's":
+        pytest.importorskip("imageio")
+
+    def made(name="Reacher-v5"):
+        if kind == "eager":
+            return cart()
+        look = {"render_mode": "rgb_array", "width": 96, "height": 96}
+        return envs.GymTask(lambda size: gymnasium.make(name, **look), "go", state=lambda seen: seen).make("theirs")
+
+    def shown(env):
+        return env.render_camera("view", 96)
+
+    kept = made()
+    kept.reset(seed=0)
+    before = shown(kept)
+    for other in (made("InvertedPendulum-v5"), envs.make("reach")):
+        other.reset(seed=0)
+        theirs = other.picture(other.known_cameras[0], 96)
+        np.testing.assert_array_equal(shown(kept), before)
+        np.testing.assert_array_equal(other.picture(other.known_cameras[0], 96), theirs)
+        shown(kept)
+        if end == "closed":
+            other.close()
+        if end == "forgotten":
+            del other
+            gc.collect()
+        np.testing.assert_array_equal(shown(kept), before)
+    kept.close()
