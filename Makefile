@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh Debian/Ubuntu machine with python3 (>= 3.11) and make.
-# TORCH=cpu (at first) takes PyTorch's CPU build; TORCH=cu130 (or another of PyTorch's CUDA tags) takes that one, from
-# then on.
+# TORCH=cpu (at first) takes PyTorch's CPU build, TORCH=cuda the one for CUDA 13, from then on. Everything is pinned with
+# its hash in requirements/.
 TORCH ?= $(or $(shell cat .venv/.torch 2>/dev/null),cpu)
 PYTHON ?= python3
 VENV := .venv
@@ -29,12 +29,11 @@ wheel: setup
 	$(VENV)/bin/python tests/smoke_wheel.py dist
 
 metaworld: setup
-	$(VENV)/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev,metaworld]'
-	$(VENV)/bin/pip install -q -c constraints.txt --no-deps metaworld
+	bash scripts/install_locked.sh $(VENV) requirements/metaworld.txt
 
 setup: $(READY)
 
-$(READY): constraints.txt pyproject.toml scripts/setup.sh
+$(READY): requirements/packages.txt requirements/torch-$(TORCH).txt pyproject.toml scripts/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/setup.sh
 	rm -f $(VENV)/.ready-*
 	echo $(TORCH) > $(VENV)/.torch

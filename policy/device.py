@@ -16,7 +16,7 @@ def resolve_device(name: str) -> torch.device:
     found = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not found:
         raise PolicyError(
-            "device cuda: PyTorch sees no GPU; use --device cpu, or a CUDA build of PyTorch (`make setup TORCH=cu130`)"
+            "device cuda: PyTorch sees no GPU; use --device cpu, or a CUDA build of PyTorch (`make setup TORCH=cuda`)"
         )
     torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32: keypoints rounded to 10 bits are millimetres off
     return torch.device("cuda" if found else "cpu")

@@ -8,18 +8,19 @@ as_root() { if [ "$(id -u)" = 0 ]; then apt-get update -q && DEBIAN_FRONTEND=non
 
 command -v "$PYTHON" >/dev/null || fail "no $PYTHON found; install Python 3.11 or newer, or pass PYTHON=/path/to/python3"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$PYTHON is older than 3.11; pass PYTHON=python3.11 (or newer)"
+[ -f "requirements/torch-$TORCH.txt" ] || fail "TORCH=$TORCH is not offered; use TORCH=cpu, or TORCH=cuda for CUDA 13"
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || as_root python3-venv
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 
-version=$(sed -n 's/^torch==//p' constraints.txt)
-if ! "$VENV/bin/python" -c "import torch, sys; sys.exit(torch.__version__ != '$version+$TORCH')" 2>/dev/null; then
-  # An index that pip already knows may carry the build; otherwise PyTorch's own does.
-  "$VENV/bin/pip" install -q "torch==$version+$TORCH" -c constraints.txt 2>/dev/null ||
-    "$VENV/bin/pip" install -q "torch==$version+$TORCH" --extra-index-url "https://download.pytorch.org/whl/$TORCH" ||
-    fail "could not install torch $version for $TORCH; check the network, or choose another build with TORCH=..."
+# PyTorch's own index is asked alone, where the sources that pip knows do not have the build.
+locked() { bash scripts/install_locked.sh "$VENV" "$@"; }
+if [ "$TORCH" = cpu ] && ! locked requirements/torch-cpu.txt 2>/dev/null; then
+  locked requirements/torch-cpu.txt --index-url https://download.pytorch.org/whl/cpu || exit 2
+elif [ "$TORCH" = cuda ]; then
+  locked requirements/torch-cuda.txt || exit 2
 fi
-"$VENV/bin/pip" install -q -c constraints.txt setuptools wheel
-"$VENV/bin/pip" install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+locked requirements/packages.txt || exit 2
+"$VENV/bin/pip" install -q --no-deps --no-build-isolation -e . || fail "could not install the checkout itself"
 
 if ! "$VENV/bin/python" -m tandem.scripts.gl; then
   echo "set-up: no headless OpenGL found; installing Mesa"
