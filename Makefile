@@ -33,7 +33,7 @@ metaworld: setup
 
 setup: $(READY)
 
-$(READY): requirements/packages.txt requirements/torch-$(TORCH).txt pyproject.toml scripts/setup.sh
+$(READY): requirements/packages.txt $(wildcard requirements/torch-$(TORCH).txt) pyproject.toml scripts/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/setup.sh
 	rm -f $(VENV)/.ready-*
 	echo $(TORCH) > $(VENV)/.torch
