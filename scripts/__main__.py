@@ -6,10 +6,9 @@ import signal
 import sys
 from dataclasses import asdict
 from importlib import metadata
-from types import FrameType
 from typing import Any
 
-from ..data.stopping import INTERRUPTED, Stopped
+from ..data.stopping import INTERRUPTED, SIGNALS, Stopped, heard, interrupt
 
 VERBS = {
     "demo": "record, train, evaluate and watch three tasks in one go",
@@ -54,8 +53,9 @@ def run(verb: str, arguments: list[str]) -> int:
     from .malloc import keep_pages
 
     keep_pages()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    heard.clear()
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     try:
         module = importlib.import_module(f"tandem.scripts.{verb}")
         import tyro
@@ -64,7 +64,8 @@ def run(verb: str, arguments: list[str]) -> int:
         if getattr(args, "dry_run", False):
             print(json.dumps({"verb": verb} | resolved(module, args), indent=1, default=str))
             return 0
-        return int(module.main(args))
+        code = int(module.main(args))
+        return Stopped("", heard[-1]).exit_code if heard else code
     except KeyboardInterrupt as stop:
         print(f"tandem: stopped. {stop}", file=sys.stderr)
         return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
@@ -88,11 +89,6 @@ def _is_short_of_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Outside of `Stop`, where nothing has to be brought to an end."""
-    raise Stopped("", number)
 
 
 def resolved(module: Any, args: Any) -> dict[str, Any]:
