@@ -53,9 +53,28 @@ def run(verb: str, arguments: list[str]) -> int:
     from .malloc import keep_pages
 
     keep_pages()
-    heard.clear()
     for number in SIGNALS:
         signal.signal(number, interrupt)
+    try:
+        code = _run(verb, arguments)
+    except KeyboardInterrupt as stop:
+        print(f"tandem: stopped. {stop}", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    except Exception:  # what an import made of an interrupt: any may come
+        if not heard:
+            raise
+        code = 0
+    finally:
+        lost = list(heard)
+        heard.clear()
+    if not lost:
+        return code
+    print("tandem: stopped.", file=sys.stderr)
+    return Stopped("", lost[-1]).exit_code
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    """Known errors are one line."""
     try:
         module = importlib.import_module(f"tandem.scripts.{verb}")
         import tyro
@@ -64,18 +83,14 @@ def run(verb: str, arguments: list[str]) -> int:
         if getattr(args, "dry_run", False):
             print(json.dumps({"verb": verb} | resolved(module, args), indent=1, default=str))
             return 0
-        code = int(module.main(args))
-        return Stopped("", heard[-1]).exit_code if heard else code
-    except KeyboardInterrupt as stop:
-        print(f"tandem: stopped. {stop}", file=sys.stderr)
-        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+        return int(module.main(args))
     except (ValueError, OSError) as error:
-        if not isinstance(error, (OSError, *known_errors())):
+        if heard or not isinstance(error, (OSError, *known_errors())):
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_short_of_memory(error):
+        if heard or not _is_short_of_memory(error):
             raise
         print(f"tandem: error: too little memory ({_first_line(error)}); close other programs", file=sys.stderr)
         return 2
