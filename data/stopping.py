@@ -7,6 +7,8 @@
 Notable choices
 - The handler only notes the signal. An exception raised inside a handler is lost where C code calls Python (an import
   inside pyarrow, a callback of a codec): Ctrl-C was swallowed so in one of ten recordings.
+- Outside of a block the exception is raised (`interrupt`), for nothing has to be brought to an end there; where it was
+  lost in an import, the next block, or the end of the command, still knows of it (`heard`).
 - A second signal does not wait for the present step: it raises at once.
 - Exit codes: 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again later) after SIGTERM or SIGHUP, so that a scheduler can
   tell "was preempted, run the same command again" from an error (2).
@@ -19,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+heard: list[int] = []  # signals that came outside of every block, since the command began
 INTERRUPTED, PREEMPTED = 130, 75  # exit codes
 
 
@@ -41,6 +44,12 @@ class Stopped(KeyboardInterrupt):
         return INTERRUPTED if self.number == signal.SIGINT else PREEMPTED
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handler of a command, outside of every block."""
+    heard.append(number)
+    raise Stopped("", number)
+
+
 class Stop:
     """Notes the signals while its block runs; only in a process's main thread. Blocks may lie within each other: the
     inner one hears."""
@@ -50,6 +59,7 @@ class Stop:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self.number = heard[-1] if heard else None
         for number in SIGNALS:
             self._handlers[number] = signal.signal(number, self._ask)
         return self

@@ -6,10 +6,9 @@ import signal
 import sys
 from dataclasses import asdict
 from importlib import metadata
-from types import FrameType
 from typing import Any
 
-from ..data.stopping import INTERRUPTED, Stopped
+from ..data.stopping import INTERRUPTED, SIGNALS, Stopped, heard, interrupt
 
 VERBS = {
     "demo": "record, train, evaluate and watch three tasks in one go",
@@ -54,8 +53,28 @@ def run(verb: str, arguments: list[str]) -> int:
     from .malloc import keep_pages
 
     keep_pages()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    try:
+        code = _run(verb, arguments)
+    except KeyboardInterrupt as stop:
+        print(f"tandem: stopped. {stop}", file=sys.stderr)
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    except Exception:  # what an import made of an interrupt: any may come
+        if not heard:
+            raise
+        code = 0
+    finally:
+        lost = list(heard)
+        heard.clear()
+    if not lost:
+        return code
+    print("tandem: stopped.", file=sys.stderr)
+    return Stopped("", lost[-1]).exit_code
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    """Known errors are one line."""
     try:
         module = importlib.import_module(f"tandem.scripts.{verb}")
         import tyro
@@ -65,16 +84,13 @@ def run(verb: str, arguments: list[str]) -> int:
             print(json.dumps({"verb": verb} | resolved(module, args), indent=1, default=str))
             return 0
         return int(module.main(args))
-    except KeyboardInterrupt as stop:
-        print(f"tandem: stopped. {stop}", file=sys.stderr)
-        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except (ValueError, OSError) as error:
-        if not isinstance(error, (OSError, *known_errors())):
+        if heard or not isinstance(error, (OSError, *known_errors())):
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_short_of_memory(error):
+        if heard or not _is_short_of_memory(error):
             raise
         print(f"tandem: error: too little memory ({_first_line(error)}); close other programs", file=sys.stderr)
         return 2
@@ -88,11 +104,6 @@ def _is_short_of_memory(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Outside of `Stop`, where nothing has to be brought to an end."""
-    raise Stopped("", number)
 
 
 def resolved(module: Any, args: Any) -> dict[str, Any]:

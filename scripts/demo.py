@@ -33,15 +33,22 @@ def main(args: Args) -> int:
     )
     results, _ = evaluation.run(measured)
     evaluation.show(results)
+    if "hierarchical" not in results["summary"]["mean"]:
+        print("demo: nothing could be measured; run `tandem doctor`")
+        return 1
     page = watch.run(watch.Args(checkpoint=str(run), output=default_output("watch", "demo")), results["summary"])
     minutes = (time.perf_counter() - begin) / 60
     success = results["summary"]["mean"]["hierarchical"]
-    print(f"demo: {100 * success:.0f}% success over {3 * EPISODES} held-out seeds, {minutes:.1f} minutes")
+    print(f"demo: {100 * success:.0f}% success over {_measured(results)} held-out seeds, {minutes:.1f} minutes")
     if args.publish:
         metrics = {"minutes": round(minutes, 2), "peak_gb": peak_gb(), "success": success, **_tables(results)}
         write_result("demo", "tandem demo --publish", metrics, checkpoint=results["manifest"]["checkpoint"])
     print(f"open this page: {Path(page).resolve()}")
     return 0
+
+
+def _measured(results: dict) -> int:
+    return sum(row["hierarchical"]["n"] for row in results["summary"]["per_task"].values() if "hierarchical" in row)
 
 
 def _tables(results: dict) -> dict:

@@ -310,6 +310,24 @@ def test_an_expert_that_stops_succeeding_is_given_up(faulty, at_once, capsys, tm
     assert "failed in the last 40 attempts" in capsys.readouterr().err
 
 
+def test_a_stop_that_an_import_swallowed_is_still_heard(monkeypatch, capsys, tmp_path):
+    def swallowing(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except KeyboardInterrupt:  # as C code does that calls Python
+            return 0
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr("tandem.scripts.compare.main", swallowing)
+    assert run("compare", ["a", "b"]) == 75
+    monkeypatch.setattr(collect, "layouts", swallowing)
+    assert run("collect", ["--tasks", "reach", "--episodes", "1", "--output", str(tmp_path / "d")]) == 75
+    assert "--resume" in capsys.readouterr().err
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
