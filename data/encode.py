@@ -127,8 +127,8 @@ def decode_image(blob: object, where: str, shape: tuple[int, ...] | None = None,
     try:
         with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG")) as image:
             width, height = image.size
-            if shape is not None and (height, width) != shape[:2]:
-                raise DataError(f"{where}: image is {height}x{width}; the contract says {shape[0]}x{shape[1]}{end}")
+            if shape is not None and (height, width, 3) != tuple(shape):
+                raise DataError(f"{where}: image is {(height, width, 3)}; the contract says {tuple(shape)}")
             if width * height > MAX_PIXELS:
                 raise DataError(f"{where}: image is {height}x{width}, more than {MAX_PIXELS >> 20} Mpixel; refused")
             return np.asarray(image.convert("RGB"))

@@ -173,11 +173,17 @@ def read_contract(root: Path) -> Contract:
         raise DataError(f"{path}: file is missing; restore it") from None
 
 
-def image_cells(column: pa.ChunkedArray, where: str) -> list[Any]:
-    """The encoded images of a column of {bytes, path}: bytes, or None where there are none."""
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
-        raise DataError(f"{where}: holds {column.type} where images belong")
-    return list(pc.struct_field(column, "bytes").to_pylist())
+def image_cells(column: pa.ChunkedArray, where: str) -> list[bytes]:
+    """The encoded images of a column of bytes, or of {bytes, path}."""
+    kind = column.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        column = pc.struct_field(column, "bytes")
+    elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(f"{where} holds {kind}; images are stored as bytes; export the data set with its images")
+    cells = column.to_pylist()
+    if any(not isinstance(cell, bytes) for cell in cells):
+        raise DataError(f"{where} holds paths instead of images; export the data set with its images in it")
+    return list(cells)
 
 
 def check_column(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> None:

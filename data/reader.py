@@ -247,6 +247,9 @@ def load_contract(root: Path, info: dict[str, Any]) -> Contract:
     if contract is None or contract.digest() != info.get("contract_digest"):
         what = "changed" if contract else "missing"
         raise DataError(f"{path}: {what}; info.json has digest {info.get('contract_digest')}; restore it")
+    stored = [key for key, f in contract.features.items() if f.role != "text"]
+    if missing := [key for key in stored if key not in info["features"]]:
+        raise DataError(f"{root}/meta/info.json: features {missing} of the contract are missing; {remedy(root)}")
     return contract
 
 

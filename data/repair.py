@@ -157,6 +157,9 @@ def verify_episode(root: Path, contract: Contract, mode: str, episode: int, begi
         raise DataError(f"{data}: columns are not those of the contract")
     for key, feature in layout.numeric_features(contract).items():
         check_column(table[key], {"shape": feature.shape}, f"{data}: {key}")
+    for key in ("task_index", "subtask_index"):
+        if key in table.column_names and table[key].null_count:
+            raise DataError(f"{data}: values of {key} are missing")
     for key in contract.keys("image"):
         if mode == "video":
             _verify_mp4(layout.video_file(root, key, episode), root, row, key, contract)

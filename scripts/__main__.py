@@ -1,6 +1,7 @@
 """`tandem <verb>`: finds the verb's file, parses its flags with tyro, and turns known errors into one line."""
 
 import importlib
+import io
 import json
 import signal
 import sys
@@ -35,6 +36,8 @@ SHORT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "out of me
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal or a log that has not every letter gets a "?"
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tandem <verb> [flags]; tandem <verb> --help explains them\n")

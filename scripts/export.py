@@ -4,17 +4,17 @@
 measure the copy, not only the original (`tandem compare`).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.files import read_object, write_atomic
 from ..policy import checkpoint
 from ..policy.bundle import Bundle
 from ..policy.packed import pack
 from .errors import UserError
 from .published import ACTING
-from .results import result_file
+from .results import read_result, result_file, shown
 from .tables import render
 
 KEPT = ("stage", "step", "seconds", "data_digest", "rl")  # of what a checkpoint says about its training
@@ -44,7 +44,7 @@ def main(args: Args) -> int:
         checkpoint.PROGRESS: {key: about[key] for key in KEPT if key in about},
     }
     copy = checkpoint.save(args.output / "checkpoints", int(folder.name), files)
-    (args.output / "README.md").write_text(card(args, folder, recipe, about, figures))
+    write_atomic(args.output / "README.md", card(args, folder, recipe, about, figures).encode())
     size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file() and not file.is_symlink())
     print(f"{copy}: {size / 1e6:.1f} MB\nnext: tandem eval --checkpoint {args.output}")
     return 0
@@ -52,14 +52,15 @@ def main(args: Args) -> int:
 
 def card(args: Args, folder: Path, recipe: dict[str, Any], about: dict[str, Any], figures: list[dict[str, Any]]) -> str:
     """The model card: what it was trained on and how, and what was measured of it."""
-    made, tasks = _made(folder), ", ".join(recipe["tasks"]) or "the tasks of its data"
+    data_digest = str(about.get("data_digest", "unknown"))[:16]
+    made, tasks = _made(folder), ", ".join(map(str, recipe.get("tasks") or ())) or "the tasks of its data"
     lines = [
         f"# {args.output.name}",
         "",
         f"A Tandem policy for {tasks}: from pixels, proprioception and words to actions.",
         "",
         f"- trained by `{made.get('command', 'unknown')}`, code `{made.get('code', 'unknown')}`",
-        f"- seed {recipe['seed']}, {about['seconds'] / 60:.1f} minutes, data digest `{about['data_digest'][:16]}`",
+        f"- seed {recipe.get('seed', 'unknown')}, {about['seconds'] / 60:.1f} minutes, data digest `{data_digest}`",
         f"- packed: 8 bits a number, 4 where nothing acts on it; its original: `{checkpoint.digest(folder)[:16]}`",
         "- no pretrained weights",
         "- for simulation; it knows the tasks, the cameras and the words of its demonstrations, and nothing else",
@@ -73,10 +74,11 @@ def _figure(name: str) -> dict[str, Any]:
     file = result_file(name)
     if not file.exists():
         raise UserError(f"no result {name} in {file.parent}; measure it with `tandem eval --result {name}`")
-    return dict(json.loads(file.read_text()))
+    shown(file, [])  # refuses one that the card could not show
+    return read_result(file)
 
 
 def _made(folder: Path) -> dict[str, Any]:
     """The command and the code that the run was made with, where its folder says so."""
     file = folder.parent.parent / "made_with.json"
-    return dict(json.loads(file.read_text())) if file.exists() else {}
+    return read_object(file) if file.exists() else {}

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..data.files import write_atomic
+
 ROOT = Path(__file__).parent.parent
 PAGES = (":(exclude)docs", ":(exclude)README.md")
 PACKAGES = ("tandem-vla", "torch", "mujoco", "numpy", "gymnasium", "mink", "daqp", "diffusers", "tokenizers")
@@ -42,7 +44,7 @@ def say_how(output: Path) -> None:
     """Keeps the command and the code of a run's first leg in its folder, for the card of what it made."""
     file = output / "made_with.json"
     if output.is_dir() and not file.exists():
-        file.write_text(json.dumps(manifest(command=this_command()), indent=1))
+        write_atomic(file, json.dumps(manifest(command=this_command()), indent=1).encode())
 
 
 @cache
@@ -67,7 +69,8 @@ def code_version(root: Path = ROOT) -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    return done.stdout.decode("utf-8", "replace").strip()
 
 
 def _version(name: str) -> str:
@@ -79,7 +82,7 @@ def _version(name: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return next(

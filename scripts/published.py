@@ -4,15 +4,16 @@ Meta-World's tasks come in four tiers of difficulty; its `tier_average` is the u
 as MT50 is reported in the field, and stands beside the mean over tasks.
 """
 
-import json
 import math
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from .. import envs
+from ..data.files import parse_json
 from ..policy import checkpoint
 from ..policy.packed import SCALE
+from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +82,13 @@ def parameters(folder: str) -> int:
     """Numbers in the weights of the parts that act, from the file's header."""
     file = Path(folder) / "pretrained_model" / "model.safetensors"
     with open(file, "rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    own = [entry for name, entry in header.items() if name.split(".")[0] in ACTING and not name.endswith(SCALE)]
-    return sum(math.prod(entry["shape"]) for entry in own)
+        length = int.from_bytes(stream.read(8), "little")
+        header = parse_json(stream.read(min(length, checkpoint.MAX_HEADER)), str(file))
+    try:
+        own = [entry for name, entry in header.items() if name.split(".")[0] in ACTING and not name.endswith(SCALE)]
+        return sum(math.prod(entry["shape"]) for entry in own)
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{file}: its header is damaged; use another checkpoint") from None
 
 
 def named(name: str, device: "torch.device", metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.errors import DataError
+from ..data.files import read_object, write_atomic
 from .errors import UserError
 from .manifest import manifest
 from .plot import Band, Line, curves, linear, logarithmic
@@ -30,23 +32,53 @@ def main(args: Args) -> int:
     if not (args.root / "README.md").exists():
         raise UserError(f"{args.root / 'README.md'} does not exist; run inside a checkout, or pass --root")
     pages = [args.root / "README.md", *sorted((args.root / "docs").glob("*.md"))]
-    new = {page: fill(page.read_text(), args.root / FOLDER) for page in pages}
+    new = {page: fill(_text(page), args.root / FOLDER) for page in pages}
     new |= plots(args.root / FOLDER)
-    stale = [file for file, text in new.items() if not file.exists() or file.read_text() != text]
+    stale = [file for file, text in new.items() if not file.exists() or _text(file) != text]
     if args.check:
         names = ", ".join(str(file.relative_to(args.root)) for file in stale)
         print(f"out of date: {names}; run `tandem results`" if stale else "the pages are up to date")
         return int(bool(stale))
     for file in stale:
-        file.write_text(new[file])
+        write_atomic(file, new[file].encode())
     return 0
+
+
+def _text(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{page} is not UTF-8 ({error.reason}); restore it") from None
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """A published figure: name, command, manifest and metrics. UserError where the file is damaged."""
+    try:
+        result = read_object(file)
+    except DataError as error:
+        raise UserError(f"{error}; restore it or measure it again") from None
+    kinds = {"name": str, "command": str, "manifest": dict, "metrics": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(result.get(key), kind)]
+    if wrong:
+        raise UserError(f"{file} has no {', '.join(wrong)}; restore it or measure it again")
+    return result
+
+
+def shown(file: Path, keys: list[str]) -> str:
+    """A published figure as Markdown, or these of its numbers. UserError where the file has no such numbers."""
+    result = _only(read_result(file), keys)
+    try:
+        return render(result)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, OverflowError) as error:
+        # tables are of any shape: what cannot be drawn as one is a file that no command of ours wrote
+        raise UserError(f"{file} cannot be shown ({error!r}); restore it or measure it again") from None
 
 
 def fill(text: str, folder: Path) -> str:
     def table(match: re.Match[str]) -> str:
         name, keys = match[1], match[2].split()
         file = folder / f"{name}.json"
-        body = render(_only(json.loads(file.read_text()), keys)) if file.exists() else "_not measured yet_"
+        body = shown(file, keys) if file.exists() else "_not measured yet_"
         return f"<!-- results:{name}{match[2]} -->\n{body}\n<!-- /results:{name} -->"
 
     return re.sub(r"<!-- results:(\w+)((?: \w+)*) -->.*?<!-- /results:\1 -->", table, text, flags=re.DOTALL)
@@ -62,13 +94,18 @@ def _only(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
 
 def plots(folder: Path) -> dict[Path, str]:
     """SVG files beside the results they show, and their content."""
-    return _decoding(folder) | _learning(folder)
+    try:
+        return _decoding(folder) | _learning(folder)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, StopIteration) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder} holds results that cannot be drawn ({error!r}); measure them again") from None
 
 
 def _decoding(folder: Path) -> dict[Path, str]:
     if not (file := folder / "bench_backbone.json").exists():
         return {}
-    table = json.loads(file.read_text())["metrics"]["decode"]["tokens in the cache"]
+    table = read_result(file)["metrics"]["decode"]["tokens in the cache"]
     names = next(iter(table.values()))
     lines: dict[str, Line] = {
         name.removesuffix("_ms"): {int(n): row[name] for n, row in table.items()} for name in names
@@ -86,7 +123,7 @@ def _learning(folder: Path) -> dict[Path, str]:
 
 
 def _metrics(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())["metrics"]) if file.exists() else {}
+    return dict(read_result(file)["metrics"]) if file.exists() else {}
 
 
 def _successes(found: dict[str, Any]) -> str:
@@ -106,10 +143,9 @@ def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path 
         if ("success" in key or "drop" in key) and isinstance(value, float) and not -1 <= value <= 1:
             raise UserError(f"result {name}: {key} is {value}; give a fraction, not a percentage")
     folder = folder or _folder()
-    folder.mkdir(parents=True, exist_ok=True)
     file = result_file(name, folder)
     content = {"name": name, "command": command, "manifest": manifest(**more), "metrics": metrics}
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomic(file, (json.dumps(content, indent=1) + "\n").encode())
     print(f"wrote {file}")
     return file
 
@@ -118,7 +154,7 @@ def add_to_result(name: str, command: str, metrics: dict[str, Any], folder: Path
     """As `write_result`, for a file that several commands fill: what the others measured stays."""
     folder = folder or _folder()
     file = result_file(name, folder)
-    old: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"command": "", "metrics": {}}
+    old = read_result(file) if file.exists() else {"command": "", "metrics": {}}
     commands = [c for c in old["command"].split("; ") if c and c.split()[:3] != command.split()[:3]]
     return write_result(name, "; ".join(sorted([*commands, command])), old["metrics"] | metrics, folder)
 
