@@ -5,6 +5,7 @@ so is one in which something raised, hung or crashed; where the first ones all d
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -170,7 +171,10 @@ def _give_up(task: str, in_vain: int, some: object, attempts: Attempts) -> NoRet
 
 @lru_cache(maxsize=1)
 def _environment(task: str, image_size: int | None) -> Any:
-    return envs.make(task, image_size)
+    env = envs.make(task, image_size)
+    with suppress(RuntimeError):  # what one layout raises is the business of its own episode
+        envs.seed_is_heard(env)
+    return env
 
 
 def record(job: Job) -> EncodedEpisode | Broken | None:

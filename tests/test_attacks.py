@@ -82,6 +82,7 @@ def uses(root: Path, cache: Path) -> list[Callable[[], object]]:
     return [lambda: read_frames(Dataset(root), 0), lambda: FrameCache.build(root, cache, progress=False)]
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 @pytest.mark.parametrize("name", ["{outside}/thesis", "../outside/thesis", "../../outside/thesis", "..", "a\nb", ""])
 def test_a_camera_that_is_a_path_is_refused_before_anything_is_written(
     tmp_path: Path, outside: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -104,6 +105,7 @@ def test_a_camera_that_is_a_path_is_refused_before_anything_is_written(
     assert seen(outside) == before
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 @pytest.mark.parametrize("target", ["thesis", "absent"])
 def test_a_linked_lock_is_refused_and_its_target_untouched(
     tmp_path: Path, outside: Path, target: str, capsys: pytest.CaptureFixture[str]
@@ -131,6 +133,7 @@ def test_a_linked_lock_is_refused_and_its_target_untouched(
 PARTS = ["data", "videos", "meta", "meta/episodes", "quarantine", "data/chunk-000", "meta/episodes/chunk-000"]
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 @pytest.mark.parametrize("mode", ["image", "video"])
 @pytest.mark.parametrize("part", [*PARTS, "data/chunk-000/file-009.parquet", "meta/.info.json.tmp", "meta/info.json"])
 def test_nothing_is_moved_or_written_through_a_link(tmp_path: Path, outside: Path, part: str, mode: str) -> None:
@@ -193,6 +196,7 @@ def test_reading_leaves_the_folder_by_no_link(tmp_path: Path, outside: Path) -> 
         (outside / "content").unlink()
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 @pytest.mark.parametrize("part", ["meta/info.json", "meta/tasks.parquet", "data/chunk-000/file-000.parquet"])
 def test_a_fifo_or_a_device_is_not_waited_for(tmp_path: Path, part: str) -> None:
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
@@ -204,6 +208,7 @@ def test_a_fifo_or_a_device_is_not_waited_for(tmp_path: Path, part: str) -> None
             print(dataset.tasks, dataset.columns(0))
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 @pytest.mark.parametrize(
     "template",
     ["data/{chunk_index:02000000000d}", "data/{chunk_index:0999d}", "{video_key.__class__}", "{video_key[0]}", "{0}",
@@ -288,6 +293,7 @@ def within(folder: Path) -> None:
             FrameCache.build(root, folder / "cache", progress=False)
 
 
+@pytest.mark.fault("hostile checkpoint or data set")
 def test_small_files_that_mean_gigabytes_take_no_memory(tmp_path: Path) -> None:
     bombs(tmp_path)
     bomb = png(10_000, 6_000)  # 60 Mpixel, 180 MB, in some kB

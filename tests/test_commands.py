@@ -94,6 +94,7 @@ def test_existing_outputs_are_left_alone(capsys, demonstrations, trained, tmp_pa
     assert files(demonstrations) | files(trained) == before
 
 
+@pytest.mark.fault("wrong cameras, names, dtypes or axes")
 def test_a_wrong_image_shape_is_named(trained):
     agent = load_agent(AgentSpec("checkpoint", str(trained), Runtime()))
     env = envs.make("reach", image_size=64)
@@ -109,6 +110,7 @@ def test_a_wrong_image_shape_is_named(trained):
     env.close()
 
 
+@pytest.mark.fault("no OpenGL, no GPU, out of memory")
 def test_no_opengl_is_one_line(tmp_path):
     command = [
         sys.executable,

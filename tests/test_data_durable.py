@@ -124,6 +124,7 @@ def test_kill_9(tmp_path: Path) -> None:
         is_whole(root, len(dataset.episodes))
 
 
+@pytest.mark.fault("bit flip or truncation of a file")
 def test_damage_is_named_and_the_prefix_is_kept(tmp_path: Path) -> None:
     root, victim = tmp_path / "set", "data/chunk-000/file-001.parquet"
     record(root, range(3))
@@ -160,6 +161,7 @@ def test_lost_meta_is_rebuilt(tmp_path: Path, name: str) -> None:
         is_whole(root, 2)
 
 
+@pytest.mark.fault("bit flip or truncation of a file")
 def test_damaged_video_is_noticed(tmp_path: Path) -> None:
     root = tmp_path / "set"
     record(root, range(2), "video")
@@ -265,6 +267,7 @@ def test_a_text_that_no_file_can_hold_is_refused_and_the_recorder_goes_on(tmp_pa
     is_whole(tmp_path / "set", 1)
 
 
+@pytest.mark.fault("two runs in one folder")
 def test_one_recorder_per_folder(tmp_path: Path) -> None:
     root = tmp_path / "set"
     with Recorder(root, CONTRACT) as recorder:
@@ -289,6 +292,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.fault("disk full")
 def test_disk_full_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(tmp_path / "set", CONTRACT)
     for frame in toy_frames(CONTRACT, 4, 0):

@@ -206,6 +206,7 @@ def test_columns_that_hold_no_vectors_of_numbers_are_named(break_it, why, tmp_pa
     assert "action" in str(refused.value) and "repair" not in str(refused.value)
 
 
+@pytest.mark.fault("corrupt frame or sample")
 def test_check_decodes_every_picture_it_vouches_for(tmp_path):
     import pyarrow.parquet as pq
 

@@ -28,6 +28,7 @@ def test_a_right_picture_is_told_from_turned_mirrored_miscoloured_and_black_ones
 CHANGES = [lambda p: p[::-1], lambda p: p[:, ::-1], lambda p: p[::-1, ::-1], lambda p: p[..., ::-1]]
 
 
+@pytest.mark.fault("black, frozen or flipped pictures")
 @pytest.mark.parametrize("change", CHANGES)
 def test_turned_and_miscoloured_pictures_of_a_task_are_found(change):
     env = envs.make("reach")

@@ -86,6 +86,7 @@ def test_the_planner_sees_the_past_a_tick_apart_however_early_it_thinks(trained,
     assert seen == [min(sizes.ticks, 1 + step // sizes.tick) for step in steps]
 
 
+@pytest.mark.fault("interrupted evaluation")
 def test_an_interrupted_evaluation_resumes_to_the_same_numbers(tmp_path):
     spec, episodes = AgentSpec("expert"), plan(("reach",), 3, 5, ("hierarchical",), ("normal",))
     whole = evaluate(spec, episodes, tmp_path, workers=1)
@@ -121,6 +122,7 @@ def fail(job):
     raise PolicyError(f"job {job} is bad")
 
 
+@pytest.mark.fault("environment worker crashes")
 def test_a_crashed_workers_job_is_repeated(tmp_path):
     jobs = [(i, str(tmp_path / "died") if i == 2 else "") for i in range(5)]
     with Pool(square_or_die, workers=2) as pool:
@@ -152,6 +154,7 @@ def test_a_worker_that_is_given_up_ends_without_a_word(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.fault("environment worker crashes")
 def test_a_job_that_keeps_crashing_is_an_error_of_its_own():
     with Pool(always_die, workers=1) as pool:
         results = dict(pool.run([0]))

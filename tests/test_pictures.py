@@ -56,6 +56,7 @@ def test_what_is_clearly_a_picture_is_converted(frame, expected):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.fault("wrong cameras, names, dtypes or axes")
 @pytest.mark.parametrize(
     "frame, complaint",
     [
@@ -139,6 +140,7 @@ def test_a_camera_that_shows_its_scene_is_never_refused():
     play(TASK.make("dot"), resets=6, steps=60, still=True)
 
 
+@pytest.mark.fault("black, frozen or flipped pictures")
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 0, 0), (90, 90, 91)])
 def test_a_first_picture_of_one_colour_is_refused(colour):
     class Blank(Dot):
@@ -160,6 +162,7 @@ def test_zeros_and_ones_in_uint8_are_refused_as_such():
         of(Dim).make("dot").reset(seed=0)
 
 
+@pytest.mark.fault("black, frozen or flipped pictures")
 def test_pictures_that_turn_black_in_an_episode_are_refused_after_a_while():
     class Fading(Dot):
         drawn = 0
@@ -173,6 +176,7 @@ def test_pictures_that_turn_black_in_an_episode_are_refused_after_a_while():
         play(env, resets=1, still=True)
 
 
+@pytest.mark.fault("black, frozen or flipped pictures")
 @pytest.mark.parametrize("after", [1, 10])
 def test_a_frozen_camera_is_refused_once_the_state_has_moved(after):
     class Frozen(Dot):

@@ -200,6 +200,7 @@ def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
     assert kept.exists() and checkpoint.resolve(tmp_path) == kept and not (tmp_path / "999999").exists()
 
 
+@pytest.mark.fault("bit flip or truncation of a file")
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(tmp_path, damage):
     checkpoint.save(tmp_path / "checkpoints", 1, FILES)
@@ -217,6 +218,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(tmp_path, damag
     assert checkpoint.resolve(tmp_path).name == "000001"
 
 
+@pytest.mark.fault("kill -9 while a checkpoint is saved")
 def test_a_save_that_is_killed_leaves_the_last_checkpoint(tmp_path):
     checkpoint.save(tmp_path, 1, FILES)
     script = textwrap.dedent(f"""
@@ -258,6 +260,7 @@ def test_a_step_that_cannot_be_saved_again_stays_as_it_was(tmp_path, monkeypatch
     assert checkpoint.resolve(tmp_path) == saved
 
 
+@pytest.mark.fault("kill -9 while a checkpoint is saved")
 def test_a_step_whose_replacement_is_killed_between_two_names_stays(tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "checkpoints", 7, FILES)
     rename, names = os.replace, []

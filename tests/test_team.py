@@ -73,6 +73,7 @@ def test_loads_of_all_experts_are_found():
     assert [float(load.sum()) for load in expert_loads(model)] == [5 * 2] * 3  # two experts a token
 
 
+@pytest.mark.fault("training process dies or hangs")
 def test_a_partner_that_dies_is_named_in_one_line(tmp_path):
     with (
         pytest.raises(PolicyError, match="one of the 2 training processes ended"),
@@ -90,6 +91,7 @@ def be_killed(held):
         die(ALONE, None)
 
 
+@pytest.mark.fault("training process dies or hangs")
 def test_a_partner_ends_with_rank_0_though_nothing_travels():
     context = torch.multiprocessing.get_context("spawn")
     watched, held = context.Pipe(duplex=False)
@@ -101,6 +103,7 @@ def test_a_partner_ends_with_rank_0_though_nothing_travels():
     assert watched.poll(10)  # its end: nobody holds the other one any more
 
 
+@pytest.mark.fault("resume is not bit-exact")
 def test_two_processes_stopped_and_resumed_compute_what_they_compute_unstopped(
     frames, recipe, tmp_path, monkeypatch, stop_once_saved
 ):

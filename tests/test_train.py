@@ -22,6 +22,7 @@ def weights(output, name="pretrained_model"):
     return load_file(checkpoint.resolve(output) / name / "model.safetensors")
 
 
+@pytest.mark.fault("resume is not bit-exact")
 @pytest.mark.parametrize("stop_at", [2, 4, 6])
 def test_stopping_and_resuming_equals_not_stopping(
     frames, recipe, trained, tmp_path, monkeypatch, stop_once_saved, stop_at
@@ -40,6 +41,7 @@ def test_stopping_and_resuming_equals_not_stopping(
         assert not different
 
 
+@pytest.mark.fault("resume with changed config, data, processes or code")
 def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(frames, recipe, trained):
     before = checkpoint.digest(trained)
     with pytest.raises(PolicyError, match="exists"):
@@ -49,6 +51,7 @@ def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(
     assert checkpoint.digest(trained) == before
 
 
+@pytest.mark.fault("two runs in one folder")
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     holding = "import sys, time; from pathlib import Path; from tandem.data.files import Lock; Lock(Path(sys.argv[1]))"
     holder = subprocess.Popen(
@@ -66,6 +69,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
         pass
 
 
+@pytest.mark.fault("NaN or Inf in loss or gradient")
 def test_numbers_that_are_not_finite_stop_training_with_the_frames_named(frames, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "MAX_SKIPPED", 1)
     from tandem.policy.learn_act import ActLearner
@@ -93,6 +97,7 @@ def test_the_flow_loss_does_not_reach_the_planner(frames, recipe, trained):
     assert any(p.grad is not None for p in bundle.model.controller.parameters())
 
 
+@pytest.mark.fault("wrong cameras, names, dtypes or axes")
 def test_a_checkpoint_of_another_contract_is_refused_before_weights_are_read(trained, monkeypatch):
     from tandem import envs
     from tandem.data.contract import Contract

@@ -54,6 +54,7 @@ def at_once(monkeypatch):
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("environment hangs")
 def test_a_step_that_hangs_costs_two_deadlines_and_a_slow_job_that_goes_on_is_left_alone():
     begin = time.monotonic()
     with Pool(jobs.work, workers=2, deadline=0.5) as pool:
@@ -64,6 +65,7 @@ def test_a_step_that_hangs_costs_two_deadlines_and_a_slow_job_that_goes_on_is_le
     assert time.monotonic() - begin < 30  # not the 300 s that a first environment may take to be made
 
 
+@pytest.mark.fault("environment worker crashes")
 def test_a_worker_that_was_stopped_is_replaced():
     with Pool(jobs.work, workers=1, deadline=0.5) as pool:
         ((_, found),) = pool.run([("stops itself", 0)])
@@ -87,6 +89,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("environment hangs")
 def test_a_hung_worker_dies_with_its_parent(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
@@ -214,6 +217,7 @@ def test_numbers_that_make_no_sense_are_one_line(capsys, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.fault("no OpenGL, no GPU, out of memory")
 def test_too_little_memory_is_one_line(capsys, monkeypatch):
     for error in (MemoryError(), RuntimeError("can't start new thread")):
         monkeypatch.setattr("tandem.scripts.compare.main", lambda args, error=error: (_ for _ in ()).throw(error))
@@ -229,6 +233,7 @@ def test_two_commands_of_one_second_have_folders_of_their_own(tmp_path, monkeypa
     assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
 
 
+@pytest.mark.fault("two runs in one folder")
 def test_a_folder_that_is_evaluated_into_is_nobody_elses(faulty, at_once, capsys, tmp_path):
     (tmp_path / "e").mkdir()
     lock = Lock(tmp_path / "e")
@@ -240,6 +245,7 @@ def test_a_folder_that_is_evaluated_into_is_nobody_elses(faulty, at_once, capsys
     assert not (tmp_path / "e" / ".lock").exists()
 
 
+@pytest.mark.fault("interrupted evaluation")
 def test_the_log_of_episodes_is_mended_or_named(faulty, at_once, tmp_path):
     episodes = plan(("bead",), 3, 0, ("hierarchical",), ("normal",))
     whole = [outcome.as_dict() for outcome in evaluate(EXPERT, episodes, tmp_path, 1)]
@@ -332,6 +338,7 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.fault("SIGTERM, SIGHUP, preemption")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_a_recording_that_is_stopped_at_any_time_says_how_to_go_on_and_comes_to_the_same(
     faulty, at_once, tmp_path, number, code
