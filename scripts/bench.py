@@ -14,7 +14,7 @@ from .results import add_to_result, write_result
 
 PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
 MACHINE = ("env", "data", "train", "latency", "backbone")
-TOPICS = (*MACHINE, "system2", "rl", "scratch", "noise", "eyes", *PAPERS)  # scripts/benches/TOPIC.py
+TOPICS = (*MACHINE, "system2", "rl", "scratch", "noise", "eyes", "fuzz", *PAPERS)  # scripts/benches/TOPIC.py
 
 
 def _args() -> Any:
