@@ -139,6 +139,7 @@ class PlainEnv(TaskEnv):
         actions = self._box.shape[0]
         super().__init__(name, cameras, (CAMERA,), image_size, horizon, limits, actions, render_mode)
         self._steps, self._over = 0, False
+        self._last: tuple[float, bool, bool, dict[str, Any]] = (0.0, False, False, {})  # what the last step gave
         self._drawn: list[float] = []  # seconds that each of the first pictures took
 
     def reset(
