@@ -75,7 +75,7 @@ def opened(source: Any) -> tuple[Any, Mapping[str, Tensor]]:
     config = Path(source) / "config.json"
     if not config.is_file():
         raise ValueError(f"{source} is no checkpoint: there is no config.json in it")
-    return json.loads(config.read_text()), Shards(Path(source))
+    return json.loads(config.read_text(encoding="utf-8")), Shards(Path(source))
 
 
 def fields_of(hf_config: Any) -> Fields:
@@ -109,7 +109,10 @@ class Shards(Mapping[str, Tensor]):
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
         self._open: dict[Path, Any] = {}
         if index.is_file():
-            self._files = {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            self._files = {
+                name: folder / file
+                for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+            }
         elif single.is_file():
             self._files = dict.fromkeys(self._handle(single).keys(), single)
         else:

@@ -34,7 +34,7 @@ import numpy as np
 
 from .contract import Contract
 from .errors import DataError
-from .files import check_name, json_bytes, read_json
+from .files import check_inside, check_name, json_bytes, read_json
 from .kinds import action_kinds
 from .layout import numeric_features
 from .preflight import refuse_actions, refuse_unusable
@@ -164,6 +164,8 @@ def content_digest(root: Path | str) -> str:
 
 def _files(root: Path) -> list[Path]:
     found = [p for part in ("data", "videos", "meta") for p in (root / part).rglob("*") if p.is_file()]
+    for link in (p for p in found if p.is_symlink()):
+        check_inside(link, root)
     return sorted(p for p in found if p.name != "stats.json" and not p.name.startswith("."))
 
 
@@ -299,6 +301,9 @@ def _write_images(datasets: list[Dataset], starts: list[int], folder: Path, prog
         )
         for i, key in enumerate(contract.cameras().values())
     }
+    for path in folder.glob("camera-*.npy"):  # taken now: a disk that is full later would kill us where we write
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def decode(job: tuple[Dataset, int, int]) -> int:
         dataset, episode, start = job

@@ -224,7 +224,8 @@ def _check_types(key: str, f: Feature) -> None:
     for field in ("low", "high"):
         value = getattr(f, field)
         for bound in value if isinstance(value, tuple) else (0.0 if value is None else value,):
-            if not isinstance(bound, Real) or bound != bound or abs(bound) > 1e300 and not math.isinf(bound):
+            is_number = isinstance(bound, Real)
+            if not is_number or bound != bound or 1e300 < abs(bound) < math.inf:
                 raise DataError(f"feature {str(key)[:60]}: {field} is {str(value)[:60]}; it must be numbers or null")
 
 

@@ -145,7 +145,7 @@ def check_row(row: Mapping[str, Any], episode: int, videos: Sequence[str]) -> No
         for key in (f"{prefix}/chunk_index", f"{prefix}/file_index"):
             _column(row, key, 0, MAX_INDEX)
     for key in videos:
-        start = row.get(f"videos/{key}/from_timestamp")
+        start: Any = row.get(f"videos/{key}/from_timestamp")
         if not _is_number(start) or not 0 <= start < MAX_FRAMES:
             raise DataError(f"videos/{key}/from_timestamp {_short(start)}")
     for key in ("sim/seed", "sim/task", "sim/success", "source"):

@@ -300,7 +300,7 @@ def _info_features(contract: Contract, mode: str) -> dict[str, Any]:
     return features | {key: entry(dtype, (1,)) for key, dtype in INDEX_COLUMNS.items()}
 
 
-def _video_info(shape: tuple[int, ...], fps: int) -> dict[str, Any]:
+def _video_info(shape: tuple[int, ...], fps: float) -> dict[str, Any]:
     return {
         "video.height": shape[0], "video.width": shape[1], "video.codec": "h264", "video.pix_fmt": "yuv420p",
         "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,

@@ -74,7 +74,7 @@ class Run:
         self._lock = Lock(self.folder)
         self._stop.__enter__()
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-        self._log = open(self.folder / "log.jsonl", "a")
+        self._log = open(self.folder / "log.jsonl", "a", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -36,7 +36,9 @@ def probe(backend: str, seconds: float = 60.0) -> Probe:
         environment.pop("PYOPENGL_PLATFORM")
     line = [sys.executable, "-P", __file__, "draw"]
     try:
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds)
+        done = subprocess.run(
+            line, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return Probe(False, f"no answer in {seconds:.0f} s")
     said = (done.stderr if done.returncode else done.stdout).strip().splitlines()

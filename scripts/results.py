@@ -154,7 +154,7 @@ def add_to_result(name: str, command: str, metrics: dict[str, Any], folder: Path
     """As `write_result`, for a file that several commands fill: what the others measured stays."""
     folder = folder or _folder()
     file = result_file(name, folder)
-    old = read_result(file) if file.exists() else {"command": "", "metrics": {}}
+    old: dict[str, Any] = read_result(file) if file.exists() else {"command": "", "metrics": {}}
     commands = [c for c in old["command"].split("; ") if c and c.split()[:3] != command.split()[:3]]
     return write_result(name, "; ".join(sorted([*commands, command])), old["metrics"] | metrics, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -168,6 +169,30 @@ def test_damaged_results_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be drawn"):
             results.plots(tmp_path)
         (tmp_path / f"{name}.json").unlink()
+
+
+def opens_texts_by_locale(call: ast.Call) -> bool:
+    """Does the call read or write text in whatever encoding the locale has?"""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in given or name not in ("open", "read_text", "write_text", "run", "Popen", "check_output"):
+        return False
+    if name == "open":
+        mode = call.args[1] if len(call.args) > 1 else given.get("mode", ast.Constant("r"))
+        return isinstance(call.func, ast.Name) and "b" not in str(getattr(mode, "value", ""))
+    return name in ("read_text", "write_text") or bool({"text", "universal_newlines"} & given.keys())
+
+
+def test_texts_are_utf_8_whatever_the_locale() -> None:
+    root = Path(results.__file__).parent.parent
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for part in ("backbone", "data", "envs", "planner", "policy", "scripts")
+        for path in (root / part).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and opens_texts_by_locale(node)
+    ]
+    assert not found, "give encoding="
 
 
 def test_a_locale_without_utf_8_changes_nothing(tmp_path: Path) -> None:

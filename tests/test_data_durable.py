@@ -246,7 +246,7 @@ def test_an_interrupt_anywhere_in_a_save_tears_nothing(tmp_path: Path) -> None:
 
     line = 1
     while interrupted_at(line, tmp_path / str(line)):
-        line += 17  # a prime: other lines at every repetition of a loop
+        line += 29  # a prime: other lines at every repetition of a loop
     assert line > 100
 
 

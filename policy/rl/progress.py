@@ -195,6 +195,6 @@ class Learning(Practice):
 
 def _read(file: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(file.read_text())
+        return parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"{file} cannot be read ({error}); remove it and --resume") from None

@@ -5,7 +5,6 @@ Every run and evaluation leaves a folder in --output; the same command goes on a
 tasks at once; of the others each task has a run of its own.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ... import envs
-from ...data.files import json_bytes, write_atomic
+from ...data.files import json_bytes, read_json, write_atomic
 from ..errors import UserError
 from ..manifest import this_command
 from ..results import result_file
@@ -123,7 +122,7 @@ def _of_speed(records: list[Record]) -> list[Record]:
 
 def _kept(args: Args, folder: Path | None) -> list[Record]:
     file = result_file("rl_runs", folder)
-    published = json.loads(file.read_text())["metrics"] if file.exists() else {}
+    published = read_json(file)["metrics"] if file.exists() else {}
     return merged([Record.from_dict(raw) for raw in published.values()], _records(args))
 
 
@@ -144,7 +143,7 @@ def _same_tasks(folder: Path, tasks: tuple[str, ...]) -> None:
     """UserError where the run learned others: together they have one folder."""
     from ...policy.rl.progress import ASKED
 
-    learned = json.loads(file.read_text())["tasks"] if (file := folder / ASKED).exists() else list(tasks)
+    learned = read_json(file)["tasks"] if (file := folder / ASKED).exists() else list(tasks)
     if learned != list(tasks):
         raise UserError(f"{folder} learned {' '.join(learned)}, not {' '.join(tasks)}; choose another --output")
 
@@ -153,7 +152,7 @@ def _reopen(folder: Path, minutes: float) -> None:
     """Lays aside what a run came to in fewer minutes, so that it goes on; UserError where it had more."""
     if not (folder / DONE).exists():
         return
-    given = float(json.loads((folder / DONE).read_text())["given"])
+    given = float(read_json(folder / DONE)["given"])
     if minutes < given:
         raise UserError(f"{folder} learned for --minutes {given:g}, not {minutes:g}; choose another --output")
     if minutes > given:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.files import read_json
 from ..errors import UserError
 
 DONE, EVALUATION = "learned.json", "eval"  # in the folder of a run: what it cost, left when it ended; what came of it
@@ -75,7 +76,7 @@ def read_record(
     folder: Path, before: Path, tasks: tuple[str, ...], minutes: float, base: str, command: str, method: str, seed: int
 ) -> Record:
     """Of a finished run in `folder` and the evaluation `before` it."""
-    cost, made = (json.loads((folder / name).read_text()) for name in (DONE, "made_with.json"))
+    cost, made = (read_json(folder / name) for name in (DONE, "made_with.json"))
     return Record(
         method=method, seed=seed, base=base, minutes=minutes, command=command,
         code=made["code"], settings=cost["settings"], env_steps=cost["env_steps"],
@@ -87,18 +88,18 @@ def read_record(
 
 def curve_in(folder: Path) -> list[tuple[int, float, int]]:
     """Of a run: environment steps, success of the last episodes, how many these were."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(row["step"], row["success"], row["n"]) for row in rows if row["stage"] == "rl"]
 
 
 def evaluated(folder: Path) -> dict[str, int]:
     """Task -> episodes of it in an evaluation that is finished; none where there is none."""
     file = folder / "results.json"
-    return dict(Counter(e["task"] for e in json.loads(file.read_text())["episodes"])) if file.exists() else {}
+    return dict(Counter(e["task"] for e in read_json(file, limit=1 << 30)["episodes"])) if file.exists() else {}
 
 
 def outcomes(folder: Path, task: str) -> Outcomes:
-    episodes = json.loads((folder / "results.json").read_text())["episodes"]
+    episodes = read_json(folder / "results.json", limit=1 << 30)["episodes"]
     ran = [e for e in episodes if e["task"] == task and e["status"] in ("done", "sim_error")]
     if not ran:
         raise UserError(f"{folder} has no episode of {task}; choose another --output")

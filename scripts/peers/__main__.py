@@ -110,7 +110,9 @@ def _versions() -> dict[str, Any]:
         return {}
     names = "from importlib.metadata import version; import json, sys; "
     code = names + "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
-    done = subprocess.run([str(python("act")), "-c", code, *PACKAGES], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(python("act")), "-c", code, *PACKAGES], capture_output=True, encoding="utf-8", check=True
+    )
     return dict(json.loads(done.stdout))
 
 

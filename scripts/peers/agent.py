@@ -31,7 +31,7 @@ class LeRobotAgent:
         self.policy: Any = get_policy_class(config.type).from_pretrained(folder, config=config).eval()
         self.before, self.after = make_pre_post_processors(config, str(folder))
         self.config = config
-        data = json.loads((folder / "train_config.json").read_text())["dataset"]["root"]
+        data = json.loads((folder / "train_config.json").read_text(encoding="utf-8"))["dataset"]["root"]
         self.tasks = task_words(Path(data))
         self.image_size: int | None = next(iter(config.image_features.values())).shape[-1]
         self.trace: list[dict[str, Any]] = []

@@ -41,7 +41,7 @@ def run(command: Sequence[str], log: Path, home: Path, deadline: float | None = 
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"running {' '.join(command)}\n  log: {log}", flush=True)
     begin, peak, ticks = time.perf_counter(), 0.0, 0
-    with open(log, "w") as stream:
+    with open(log, "w", encoding="utf-8") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env=environment(home, threads),
             start_new_session=True,
@@ -100,7 +100,7 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            parent = int(entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
         except OSError:  # it has ended meanwhile
             continue
         children.setdefault(parent, []).append(int(entry.parent.name))
@@ -112,7 +112,7 @@ def descendants(pid: int) -> list[int]:
 
 def _kilobytes(pid: int) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

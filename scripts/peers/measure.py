@@ -38,7 +38,7 @@ class Args:
 
 def main(args: Args) -> None:
     found = _tandem(args) if args.system == "tandem" else _peer(args)
-    args.output.write_text(json.dumps(found, indent=1) + "\n")
+    args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def latency(agent: Agent, task: str, repeats: int) -> float:

@@ -37,7 +37,7 @@ def main(args: Args) -> None:
         "train_minutes": None,
         "episodes": [outcome.as_dict() for outcome in outcomes],
     }
-    (args.output / "results.json").write_text(json.dumps(results, indent=1, default=str))
+    (args.output / "results.json").write_text(json.dumps(results, indent=1, default=str), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def run_stages(plan: Plan, system: str, data: Path) -> None:
         file = plan.output / system / f"{stage}.json"
         if not _done(plan, file):
             write_atomic(file, json_bytes(works[stage]()))
-        print(f"{system}: {stage} {json.loads(file.read_text())}", flush=True)
+        print(f"{system}: {stage} {json.loads(file.read_text(encoding='utf-8'))}", flush=True)
 
 
 def complete(plan: Plan) -> list[str]:
@@ -60,13 +60,15 @@ def complete(plan: Plan) -> list[str]:
 
 
 def _done(plan: Plan, file: Path) -> bool:
-    return file.exists() and json.loads(file.read_text()).get("episodes", plan.episodes) >= plan.episodes
+    return (
+        file.exists() and json.loads(file.read_text(encoding="utf-8")).get("episodes", plan.episodes) >= plan.episodes
+    )
 
 
 def found(output: Path, system: str) -> dict[str, Any]:
     """What the stages of a complete system measured, in one."""
     files = [output / system / f"{stage}.json" for stage in STAGES]
-    return {key: value for file in files for key, value in json.loads(file.read_text()).items()}
+    return {key: value for file in files for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def python(system: str) -> Path:
@@ -91,7 +93,7 @@ def _measure(plan: Plan, system: str, data: Path) -> dict[str, Any]:
         f"--repeats={plan.repeats}",
     )  # fmt: skip
     run(command, folder / "measure.log", plan.output)
-    return dict(json.loads(file.read_text()))
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _evaluate(plan: Plan, system: str) -> dict[str, Any]:
@@ -116,9 +118,9 @@ def _evaluation(plan: Plan, system: str, folder: Path) -> list[str]:
 
 
 def _checkpoint(plan: Plan, system: str) -> str:
-    return str(json.loads((plan.output / system / "train.json").read_text())["checkpoint"])
+    return str(json.loads((plan.output / system / "train.json").read_text(encoding="utf-8"))["checkpoint"])
 
 
 def _episodes(folder: Path) -> int:
     file = folder / EPISODES_FILE
-    return len(file.read_text().splitlines()) if file.exists() else 0
+    return len(file.read_text(encoding="utf-8").splitlines()) if file.exists() else 0

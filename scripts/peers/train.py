@@ -55,11 +55,16 @@ def train_peer(name: str, python: Path, data: Path, folder: Path, budget: Budget
 
     probe = command(folder / "probe", budget.probe, "--log_freq=1", "--save_checkpoint=false")
     trial = run(probe, folder / "probe.log", home)
-    steps = affordable(trial, step_seconds((folder / "probe.log").read_text()), budget)
+    steps = affordable(
+        trial, step_seconds((folder / "probe.log").read_text(encoding="utf-8", errors="replace")), budget
+    )
     log, half = folder / "train.log", -(-steps // 2)
     frequencies = (f"--log_freq={max(1, steps // LINES)}", f"--save_freq={half}")
     ran = run(command(folder / "train", steps, *frequencies), log, home, 60 * OVERTIME * budget.minutes)
-    checkpoint, seconds = last_checkpoint(folder / "train"), step_seconds(log.read_text())
+    checkpoint, seconds = (
+        last_checkpoint(folder / "train"),
+        step_seconds(log.read_text(encoding="utf-8", errors="replace")),
+    )
     return Trained(
         str(checkpoint), round(ran.seconds / 60, 2), trained_steps(checkpoint), batch,
         round(batch / mean(seconds[1:] or seconds), 2), ran.peak_gb, ran.finished,
@@ -90,7 +95,9 @@ def last_checkpoint(output: Path) -> Path:
 
 
 def trained_steps(checkpoint: Path) -> int:
-    return int(json.loads((checkpoint.parent / "training_state" / "training_step.json").read_text())["step"])
+    return int(
+        json.loads((checkpoint.parent / "training_state" / "training_step.json").read_text(encoding="utf-8"))["step"]
+    )
 
 
 def mean(values: list[float]) -> float:
