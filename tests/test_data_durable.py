@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tandem.data.cache import FrameCache
 from tandem.data.errors import DataError
 from tandem.data.files import Lock
 from tandem.data.reader import Dataset
@@ -246,7 +247,7 @@ def test_an_interrupt_anywhere_in_a_save_tears_nothing(tmp_path: Path) -> None:
 
     line = 1
     while interrupted_at(line, tmp_path / str(line)):
-        line += 29  # a prime: other lines at every repetition of a loop
+        line += 41  # a prime: other lines at every repetition of a loop
     assert line > 100
 
 
@@ -312,6 +313,20 @@ def test_disk_full_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     recorder.save_episode("toy 0", {"sim/seed": 0})
     recorder.close()
     is_whole(tmp_path / "set", 1)
+
+
+def test_a_cache_for_which_the_disk_has_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is taken before the frames are written: a write into a mapped file cannot fail, only kill."""
+    root = toy_dataset(tmp_path / "set")
+
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left.*free space"):
+        patch.setattr("os.posix_fallocate", full)
+        FrameCache.build(root, tmp_path / "cache", progress=False)
+    assert not any((tmp_path / "cache").iterdir())
+    assert len(FrameCache.build(root, tmp_path / "cache", progress=False)) == 33
 
 
 def test_meta_must_be_alike_and_plain(tmp_path: Path) -> None:
