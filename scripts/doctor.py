@@ -163,7 +163,8 @@ def room() -> list[Finding]:
 def available_memory() -> float:
     """[GB]: what programs can still get without swapping; on other systems than Linux, what nobody uses."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+        lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) / 2**20
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30

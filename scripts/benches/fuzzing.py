@@ -103,7 +103,7 @@ def limited() -> Iterator[None]:
         raise TimeoutError(f"took more than {HANG} s")
 
     before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, late)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))
     try:
         yield
@@ -149,9 +149,9 @@ def _make(folder: Path) -> None:
             recorder.save_episode(f"toy {episode}", {"sim/seed": episode, "sim/success": True, "sim/task": "reach"})
     shutil.copytree(folder / "set", folder / "foreign")
     (folder / "foreign/meta/contract.json").unlink()
-    info = json.loads((folder / "foreign/meta/info.json").read_text())
+    info = json.loads((folder / "foreign/meta/info.json").read_text(encoding="utf-8"))
     del info["contract_digest"]
-    (folder / "foreign/meta/info.json").write_text(json.dumps(info))
+    (folder / "foreign/meta/info.json").write_text(json.dumps(info), encoding="utf-8")
     cache = FrameCache.build(folder / "set", folder / "cache", progress=False)
     recipe = debug()
     recipe = replace(recipe, sizes=replace(recipe.sizes, image_size=16))
