@@ -117,7 +117,7 @@ def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeyp
     class Here:
         """In place of `policy.pool.Pool`: a task that only this process knows needs this process."""
 
-        def __init__(self, work, workers, deadline=0.0):
+        def __init__(self, work, workers, deadline=None, stopped=None):
             self.work = work
 
         def __enter__(self):

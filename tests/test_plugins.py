@@ -209,6 +209,21 @@ def test_an_environment_that_ignores_its_seed_is_found_out():
     def task(kind):
         return envs.GymTask(lambda size: kind(), "go", state=lambda seen: seen[:2], horizon=40).make("dot")
 
+    class Unstable(Dot):
+        """One layout in three raises, when it is laid out or in its first step."""
+
+        def reset(self, *, seed=None, options=None):
+            self.seed = seed
+            if seed == 1:
+                raise RuntimeError("no room")
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            if self.seed == 3:
+                raise RuntimeError("BADQACC")
+            return super().step(action)
+
+    assert envs.seed_is_heard(task(Unstable)) and envs.seed_is_heard(task(Unstable), seed=3)
     assert envs.seed_is_heard(task(Dot)) and envs.seed_is_heard(envs.make("reach"), seed=5)
     assert not envs.seed_is_heard(task(Constant))
     with pytest.raises(envs.EnvError, match="'dot' ignores its seed: two resets with seed 0 give different state"):
