@@ -4,13 +4,20 @@ import os
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import EnvError
 
+
+class RaisedError(EnvError):
+    """Somebody's code raised, perhaps for one layout only."""
+
+
 T = TypeVar("T")
+_NOTED: dict[Any, Any] = {}  # what was said already
 _ROOT = Path(__file__).parent.parent
 HERE = (f"{_ROOT}{os.sep}", f"{_ROOT.resolve()}{os.sep}")  # Tandem's own files, also where a link leads to them
 # Names under which packages are installed, where these differ from the names under which they are imported.
@@ -19,13 +26,20 @@ INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-imag
 
 
 def call(what: str, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
-    """The function's result; EnvError "`what` raised …" where it raises anything, also where it calls `sys.exit`."""
+    """The function's result; RaisedError "`what` raised …" where it raises anything, also where it calls `sys.exit`;
+    EnvError where a package is missing. MemoryError passes: it is the machine's."""
     try:
         return function(*arguments, **more)
-    except EnvError:
+    except (EnvError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # other people's code may raise anything
-        raise EnvError(f"{what} {said(error)}") from error
+        kind = RaisedError if missing_package(error) is None else EnvError
+        raise kind(f"{what} {said(error)}") from error
+
+
+def note(words: str) -> None:
+    """A warning of one line, once a process."""
+    warnings.warn_explicit(words, UserWarning, "tandem.envs", 0, registry=_NOTED)
 
 
 def said(error: BaseException) -> str:

@@ -7,13 +7,13 @@ Refused: None, lists of pictures, other shapes, what is not finite or outside of
 which is black.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .errors import EnvError
+from .others import note
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 ROUNDING = 1e-3  # by which 0 to 1 may be exceeded
@@ -85,10 +85,7 @@ class Pictures:
         if scale is None and high > 0:  # a picture that is all black says nothing about its kind
             scale = self._scale[camera] = 255.0 if high <= 1 + ROUNDING else 1.0
             of = "0 to 1" if scale == 255 else "0 to 255"
-            warnings.warn(
-                f"camera {camera!r} of task {self._task!r} renders {array.dtype} in {of}, which is converted to uint8",
-                stacklevel=2,
-            )
+            note(f"camera {camera!r} of task {self._task!r} renders {array.dtype} in {of}, which is converted to uint8")
         if scale == 255 and high > 1 + ROUNDING:
             raise self.refused(camera, f"rendered {array.dtype} in 0 to 1, and now up to {high:.4g}; give uint8")
         return np.clip(np.rint(array * (scale or 0.0)), 0, 255).astype(np.uint8, order="C")

@@ -14,7 +14,6 @@ Left out: privileged columns (the encoder then learns without teachers), more th
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +26,7 @@ from gymnasium import spaces
 from .contract import Vector, build_contract
 from .errors import EnvError
 from .mjcf import Divergence, draw_fast, free_drawing, viewers
-from .others import call
+from .others import call, note
 from .pictures import fitted
 from .registry import TASKS
 from .rendering import close_at_exit
@@ -184,7 +183,7 @@ class PlainEnv(TaskEnv):
             call(self._of("the renderer"), free_drawing, self.inner.unwrapped)
             self._call("close")
         except EnvError as error:  # nothing depends on it any more
-            warnings.warn(str(error), stacklevel=2)
+            note(str(error))
 
     def __del__(self) -> None:
         """One that is forgotten frees what is its own, as long as it can say which context that is in."""
@@ -259,11 +258,10 @@ class PlainEnv(TaskEnv):
         if len(self._drawn) == TIMED and self.task.quality == "fast":
             rate = (TIMED - 1) / sum(self._drawn[1:])  # the first one makes the context
             if rate < SLOW:
-                warnings.warn(
+                note(
                     f"task {self.name!r} renders {rate:.0f} pictures a second; let its environment draw smaller ones, "
                     "without shadows and with one sample a pixel (GymTask can see to that only where the environment "
-                    "keeps its mujoco.MjModel as an attribute)",
-                    stacklevel=2,
+                    "keeps its mujoco.MjModel as an attribute)"
                 )
 
 

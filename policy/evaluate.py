@@ -237,4 +237,5 @@ def _median(values: list[float]) -> float | None:
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    envs.need_opengl()
     return envs.resolve(tuple(names))

@@ -113,12 +113,15 @@ def record_train_evaluate_and_watch(task, folder):
 def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeypatch):
     from tandem.policy import evaluate, rollout
     from tandem.scripts import collect as collecting
+    from tandem.scripts import watch as watching
 
     class Here:
         """In place of `policy.pool.Pool`: a task that only this process knows needs this process."""
 
-        def __init__(self, work, workers, deadline=0.0):
-            self.work = work
+        replaced = 0
+
+        def __init__(self, work, workers, deadline=None, stopped=lambda: False):
+            self.work, self.stopped = work, stopped
 
         def __enter__(self):
             return self
@@ -130,6 +133,7 @@ def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeyp
 
     monkeypatch.setattr(collecting, "Pool", Here)
     monkeypatch.setattr(evaluate, "Pool", Here)
+    monkeypatch.setattr(watching, "Pool", Here)
     results = record_train_evaluate_and_watch(task, tmp_path)
     rollout.environment.cache_clear()
     assert results["summary"]["mean"]["hierarchical"] == 1.0

@@ -9,6 +9,7 @@ import pytest
 from tandem import envs
 from tandem.envs import engine, gl
 from tandem.envs.plugins import OURS, import_tasks
+from tandem.scripts.__main__ import run
 from test_plain_env import TASK
 
 LINE = "from tandem import envs\n"
@@ -126,6 +127,15 @@ def test_a_wrong_opengl_backend_is_one_line_for_those_who_draw_only(tmp_path):
     assert helped.returncode == 0 and not helped.stderr
 
 
+@pytest.mark.parametrize("verb", ["eval", "watch"])
+def test_nothing_is_begun_where_nothing_can_be_drawn(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    output = tmp_path / "out"
+    assert run(verb, ["--agent", "expert", "--tasks", "reach", "--episodes", "1", "--output", str(output)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "MUJOCO_GL is 'nonsense'" in said[0] and not output.exists()
+
+
 def test_without_cameras_no_opengl_is_needed(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     envs.make("reach", cameras=()).reset(seed=0)
@@ -159,9 +169,11 @@ def test_a_simulation_that_breaks_says_so_and_writes_no_file(tmp_path, monkeypat
 # -- seeds --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda: envs.make("reach", cameras=()), lambda: TASK.make("dot", cameras=())])
-def test_seeds_are_whole_numbers_from_zero(make):
-    env = make()
+@pytest.mark.parametrize("name", ["reach", "dot", "metaworld-reach"])
+def test_seeds_are_whole_numbers_from_zero(name):
+    if name.startswith("metaworld"):
+        pytest.importorskip("metaworld")
+    env = TASK.make("dot", cameras=()) if name == "dot" else envs.make(name, cameras=())
     for seed in (np.int64(3), np.uint8(3)):
         env.reset(seed=3)
         digest = env.first_state_digest()
@@ -177,7 +189,7 @@ def test_seeds_are_whole_numbers_from_zero(make):
     ):
         with pytest.raises(envs.EnvError, match=f"seed .*{complaint}"):
             env.reset(seed=seed)
-    if env.name == "reach":
+    if name != "dot":
         env.reset(seed=2**64)
         envs.expert(env, 2**64).act()
 
@@ -209,6 +221,21 @@ def test_an_environment_that_ignores_its_seed_is_found_out():
     def task(kind):
         return envs.GymTask(lambda size: kind(), "go", state=lambda seen: seen[:2], horizon=40).make("dot")
 
+    class Unstable(Dot):
+        """One layout in three raises, when it is laid out or in its first step."""
+
+        def reset(self, *, seed=None, options=None):
+            self.seed = seed
+            if seed == 1:
+                raise RuntimeError("no room")
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            if self.seed == 3:
+                raise RuntimeError("BADQACC")
+            return super().step(action)
+
+    assert envs.seed_is_heard(task(Unstable)) and envs.seed_is_heard(task(Unstable), seed=3)
     assert envs.seed_is_heard(task(Dot)) and envs.seed_is_heard(envs.make("reach"), seed=5)
     assert not envs.seed_is_heard(task(Constant))
     with pytest.raises(envs.EnvError, match="'dot' ignores its seed: two resets with seed 0 give different state"):
