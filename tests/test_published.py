@@ -1,12 +1,11 @@
 """What an evaluation publishes: tiers of Meta-World, rows of variants, parameters that act."""
 
-import json
 import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tandem import envs
+from tandem.policy import checkpoint
 from tandem.scripts.published import parameters, published, tiers, variant
 
 
@@ -31,15 +30,14 @@ def test_tiers_without_a_task_do_not_count():
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "pretrained_model").mkdir()
-    (tmp_path / "training_state").mkdir()
-    (tmp_path / "manifest.json").write_text("{}")
     weights = {"encoder.a": torch.zeros(3, 5), "planner.b": torch.zeros(7), "decoder.c": torch.zeros(100)}
-    save_file(weights, tmp_path / "pretrained_model" / "model.safetensors")
     stage = {"steps": 300, "batch": 10}
-    (tmp_path / "pretrained_model" / "train_config.json").write_text(json.dumps({"act": stage, "think": stage}))
-    (tmp_path / "training_state" / "training_step.json").write_text(json.dumps({"seconds": 600.0}))
-    return str(tmp_path)
+    files = {
+        f"{checkpoint.PRETRAINED}/model.safetensors": weights,
+        checkpoint.RECIPE: {"act": stage, "think": stage},
+        checkpoint.PROGRESS: {"stage": "think", "step": 300, "seconds": 600.0},
+    }
+    return str(checkpoint.save(tmp_path, 600, files))
 
 
 def results(per_task):
