@@ -31,7 +31,6 @@ LATENCIES = ("planner_ms", "controller_ms")
 BINS = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)  # milliseconds
 LONGEST = 1 << 30  # bytes of that file
 HOPELESS = 10  # episodes of a task of which all failed, after which no other one is tried
-OURS = ("EnvError", "DataError", "PolicyError")  # say what to do: where a whole task ends in one of them, that is said
 
 
 def plan(
@@ -60,7 +59,7 @@ def evaluate(
     """
     known = {outcome.key: outcome for outcome in read_outcomes(folder) if outcome.status not in FAILED}
     missing = [episode for episode in episodes if episode.key not in known]
-    hope = Hope(missing)
+    hope = Hope()
     with _log(folder) as note, Pool(work, workers, deadline, stopped) as pool:
         for index, result in pool.run([(spec, episode) for episode in missing]):
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
@@ -105,26 +104,22 @@ def _log(folder: Path) -> Iterator[Callable[[Outcome], None]]:
 class Hope:
     """Ends an evaluation whose first episodes of a task all failed: what is broken is not of one episode."""
 
-    def __init__(self, episodes: list[Episode]):
-        self.left = Counter(episode.task for episode in episodes)
-        self.failures: dict[str, list[Outcome]] = {task: [] for task in self.left}
+    def __init__(self) -> None:
+        self.failures: dict[str, list[Outcome]] = {}
         self.fine: set[str] = set()  # tasks of which an episode ended
 
     def note(self, outcome: Outcome) -> None:
         """PolicyError where there is no hope for its task."""
-        self.left[outcome.task] -= 1
         if outcome.status not in FAILED:
             self.fine.add(outcome.task)
         if outcome.task in self.fine:
             return
-        failures = self.failures[outcome.task]
+        failures = self.failures.setdefault(outcome.task, [])
         failures.append(outcome)
-        ours = outcome.detail.split(":")[0] in OURS and len({failure.detail for failure in failures}) == 1
-        if len(failures) >= HOPELESS or (ours and not self.fine and not self.left[outcome.task]):
-            kind = "all" if len(failures) > 1 else "it"
+        if len(failures) >= HOPELESS:
+            first = failures[0]
             raise PolicyError(
-                f"of {outcome.task}, the first {len(failures)} episodes were tried and {kind} failed; seed "
-                f"{failures[0].seed}: {failures[0].detail}; mend it first"
+                f"the first {HOPELESS} episodes of {first.task} all failed; seed {first.seed}: {first.detail}; mend it"
             )
 
 

@@ -3,6 +3,10 @@
 import traceback
 from pathlib import Path
 
+from ..envs import PictureError
+from .errors import CannotBegin
+
+EVERYONES = (CannotBegin, PictureError, MemoryError)  # not of one episode: no other one needs to be tried
 LONGEST = 600  # characters
 
 

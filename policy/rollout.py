@@ -20,7 +20,7 @@ from ..data.errors import DataError
 from .agent import Mode
 from .agents import Agent, AgentSpec, load_agent
 from .errors import CannotBegin, PolicyError
-from .faults import described
+from .faults import EVERYONES, described
 from .worker import SLOW, beat, pace
 
 Control = Literal["normal", "empty", "wrong"]
@@ -118,10 +118,10 @@ Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry
 
 
 def attempt(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
-    """`run_episode`, where an exception is an outcome too. CannotBegin and MemoryError are not of this episode."""
+    """`run_episode`, where an exception is an outcome too, if it is of this episode (`faults.EVERYONES`)."""
     try:
         return run_episode(env, agent, episode, watch)
-    except (CannotBegin, MemoryError):
+    except EVERYONES:
         raise
     except Exception as error:  # of an environment, an expert, a planner: they may raise anything
         environment.cache_clear()  # this one may be broken, and outcomes do not depend on what ran before

@@ -23,7 +23,7 @@ from ..data.reader import Dataset
 from ..data.stopping import Stop
 from ..data.writer import Recorder
 from ..policy.errors import CannotBegin, PolicyError
-from ..policy.faults import described
+from ..policy.faults import EVERYONES, described
 from ..policy.pool import Crash, Pool
 from ..policy.worker import SLOW, beat, pace
 from .errors import UserError
@@ -187,7 +187,7 @@ def record(job: Job) -> EncodedEpisode | Broken | None:
         raise CannotBegin(f"task {job.task} cannot be made: {described(error)}") from error
     try:
         return _record(env, job)
-    except (CannotBegin, MemoryError):
+    except EVERYONES:
         raise
     except Exception as error:  # of an environment or an expert: they may raise anything
         _environment.cache_clear()  # this one may be broken, and bytes do not depend on what ran before

@@ -145,7 +145,7 @@ def _refuse_another(page: Path) -> None:
 
 def _filmed(takes: list[Take], args: Args, folder: Path, stop: Stop) -> list[Clip]:
     """In the order of `takes`; fewer where it is asked to stop."""
-    clips, hope = dict[int, Clip](), Hope([take.episode for take in takes])
+    clips, hope = dict[int, Clip](), Hope()
     with (
         progress_bar(total=len(takes), unit="episode", desc="watch") as bar,
         Pool(film, args.workers, args.step_deadline, lambda: stop.requested) as pool,

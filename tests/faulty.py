@@ -38,7 +38,7 @@ class Bead(gymnasium.Env):
         image = np.random.default_rng(self.steps).integers(0, 60, (self.size, self.size, 3), np.uint8)
         for x, color in ((self.goal, (255, 0, 0)), (self.at, (255, 255, 255))):
             left = int(self.size * (0.48 + 0.44 * x))
-            image[40:52, max(0, left - 4) : left + 4] = color
+            image[self.size // 3 : self.size // 2, max(0, left - 4) : left + 4] = color
         return image
 
 

@@ -26,7 +26,7 @@ from ...envs import EnvError
 from ..agent import TandemAgent
 from ..agents import AgentSpec, load_agent
 from ..errors import PolicyError
-from ..faults import described
+from ..faults import EVERYONES, described
 from ..rollout import environment, noise_seed
 from ..steering import spread
 from ..worker import SLOW, beat, pace
@@ -75,7 +75,7 @@ class NoiseEnv(gymnasium.Env):
             self._next()
             try:
                 return self._begin(), {}
-            except (PolicyError, MemoryError):
+            except (PolicyError, *EVERYONES):
                 raise
             except Exception as error:  # of somebody's environment: it may raise anything
                 self._raised(error)
@@ -125,7 +125,7 @@ class NoiseEnv(gymnasium.Env):
                 self._look()
         except PolicyError as error:
             return self._failed(str(error))
-        except MemoryError:
+        except EVERYONES:
             raise
         except Exception as error:  # of somebody's environment: it may raise anything
             success, truncated = False, True

@@ -22,7 +22,7 @@ from .. import checkpoint
 from ..agent import TandemAgent
 from ..agents import AgentSpec, load_agent
 from ..errors import CannotBegin, PolicyError
-from ..faults import described
+from ..faults import EVERYONES, described
 from ..memory import Seen
 from ..pool import Crash
 from ..rollout import environment, noise_seed
@@ -86,7 +86,7 @@ def roll_out(job: Job) -> Trajectory | Crash:
     where the policy or the reward are not finite: nothing can be learned from that."""
     try:
         return _roll_out(job)
-    except (PolicyError, DataError, MemoryError):
+    except (PolicyError, DataError, *EVERYONES):
         raise
     except Exception as error:  # of an environment or an expert: they may raise anything
         environment.cache_clear()

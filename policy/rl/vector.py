@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 from ..errors import PolicyError
-from ..faults import described
+from ..faults import EVERYONES, described
 from ..pool import portable
 from ..worker import SLOW, Heart, start
 
@@ -108,7 +108,7 @@ def _serve(pipe: Connection, parents: Connection, make: Callable[[], Any]) -> No
     """In the process: stable-baselines3's own loop; an exception is the answer to what was asked."""
     try:
         _worker(pipe, parents, CloudpickleWrapper(partial(_self, make())))
-    except (PolicyError, MemoryError) as error:
+    except (PolicyError, *EVERYONES) as error:
         _answer(pipe, error)
     except Exception as error:  # of somebody's environment: it may raise anything
         _answer(pipe, PolicyError(f"an environment failed: {described(error)}"))
