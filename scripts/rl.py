@@ -62,7 +62,7 @@ def main(args: Args) -> int:
     output = args.output or default_output("rl", args.method)
     _refuse_others(output)
     learn = _METHODS[args.method](args, spec, tasks, bundle)  # what is missing is said before the run begins
-    with Run(output, args.resume and output.exists()) as run:
+    with Run(output, args.resume) as run:
         about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
         limits = Limits(args.steps, args.minutes, step=args.step_deadline)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def at_once(monkeypatch):
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("environment hangs", injected=2)
 @pytest.mark.fault("environment hangs")
 def test_a_step_that_hangs_costs_two_deadlines_and_a_slow_job_that_goes_on_is_left_alone():
     begin = time.monotonic()
@@ -65,6 +67,7 @@ def test_a_step_that_hangs_costs_two_deadlines_and_a_slow_job_that_goes_on_is_le
     assert time.monotonic() - begin < 30  # not the 300 s that a first environment may take to be made
 
 
+@pytest.mark.fault("environment hangs", injected=2)
 @pytest.mark.fault("environment worker crashes")
 def test_a_worker_that_was_stopped_is_replaced():
     with Pool(jobs.work, workers=1, deadline=0.5) as pool:
@@ -89,6 +92,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("environment hangs")
 @pytest.mark.fault("environment hangs")
 def test_a_hung_worker_dies_with_its_parent(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
@@ -145,6 +149,7 @@ def test_what_an_environment_raises_is_the_status_of_that_episode(faulty):
     assert run_job((EXPERT, Episode("bead-step", 1_000_003))).status == "done"  # the next one has a fresh environment
 
 
+@pytest.mark.fault("black, frozen or flipped pictures", injected=2)
 def test_a_camera_that_shows_nothing_is_no_matter_of_one_episode(faulty, at_once, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["faulty"].Bead, "render", lambda env: None)
     task = ["--tasks", "bead", "--episodes", "3", "--workers", "1"]
@@ -155,18 +160,17 @@ def test_a_camera_that_shows_nothing_is_no_matter_of_one_episode(faulty, at_once
 
 
 def test_what_is_the_same_for_every_episode_is_an_error(faulty, monkeypatch):
-    monkeypatch.setattr(envs.GymTask, "make", lambda *_, **__: 1 / 0)
-    with pytest.raises(CannotBegin, match="bead cannot be made: ZeroDivisionError"):
+    with monkeypatch.context() as patch, pytest.raises(CannotBegin, match="ZeroDivisionError"):
+        patch.setattr(envs.GymTask, "make", lambda *_, **__: 1 / 0)
+        run_job((EXPERT, Episode("bead", 0)))
+    without = replace(envs.TASKS["bead"], script=None)
+    with monkeypatch.context() as patch, pytest.raises(CannotBegin, match="no scripted expert"):
+        patch.setitem(envs.TASKS, "bead", without)
         run_job((EXPERT, Episode("bead", 0)))
     environment.cache_clear()
-    monkeypatch.undo()
-    script = envs.TASKS["bead"]
-    with pytest.raises(CannotBegin, match="no scripted expert"):
-        environment.cache_clear()
-        monkeypatch.setitem(envs.TASKS, "bead", importlib.import_module("dataclasses").replace(script, script=None))
-        run_job((EXPERT, Episode("bead", 0)))
 
 
+@pytest.mark.fault("planner late, malformed or repeating itself")
 def test_a_policy_or_a_planner_that_raises_ends_its_episode_alone(trained, monkeypatch):
     from tandem.policy.agent import Runtime, TandemAgent
 
@@ -177,11 +181,49 @@ def test_a_policy_or_a_planner_that_raises_ends_its_episode_alone(trained, monke
     assert run_job((spec, Episode("reach", 0, "flat"))).status == "done"
 
 
+@pytest.mark.fault("simulator diverges", injected=3)
+@pytest.mark.parametrize("broken", [("qvel", 1e12), ("qpos", np.nan), ("qfrc_applied", 1e30)])
+def test_a_simulation_that_breaks_is_never_a_success_and_the_next_episode_is_clean(monkeypatch, broken):
+    fine = [run_job((EXPERT, Episode("reach", seed))) for seed in (0, 1)]
+    step, (name, value) = envs.TabletopEnv.step, broken
+
+    def breaking(env, action):
+        if env.sim.data.time > 0.2:
+            getattr(env.sim.data, name)[:3] = value
+        return step(env, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(envs.TabletopEnv, "step", breaking)
+        outcome = run_job((EXPERT, Episode("reach", 0)))
+    assert (outcome.status, outcome.success) == ("sim_error", False) and outcome.steps <= fine[0].steps + 1
+    assert [run_job((EXPERT, Episode("reach", seed))) for seed in (0, 1)] == fine
+
+
+@pytest.mark.fault("reset ignores its seed")
+def test_layouts_that_do_not_follow_from_the_seed_are_found(faulty, at_once, capsys, tmp_path, monkeypatch):
+    bead = sys.modules["faulty"].Bead
+    reset = bead.reset
+    with monkeypatch.context() as patch:
+        patch.setattr(bead, "reset", lambda env, **given: reset(env, **{**given, "seed": None}))
+        assert evaluation("--tasks", "bead", "--episodes", 3, "--output", tmp_path / "never") == 2
+        assert "ignores its seed" in capsys.readouterr().err
+    for name, shift in (("a", 0), ("b", 1)):  # another version of the task has other layouts
+        environment.cache_clear()
+        monkeypatch.setattr(bead, "reset", lambda env, shift=shift, **given: reset(env, seed=given["seed"] + shift))
+        assert evaluation("--tasks", "bead", "--episodes", 3, "--output", tmp_path / name) == 0
+    again = ["--reproduce", str(tmp_path / "a" / "results.json"), "--output", str(tmp_path / "c"), "--workers", "1"]
+    assert run("eval", again) == 1
+    assert run("compare", [str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 3 episodes reproduced exactly" in said and "3 pairs differ in their first state" in said
+
+
 def evaluation(*more):
     flags = ["--agent", "expert", "--controls", "normal", "--workers", "1", *map(str, more)]
     return run("eval", flags)
 
 
+@pytest.mark.fault("environment worker crashes")
 def test_an_episode_that_raised_is_named_counted_and_tried_again(faulty, at_once, capsys, tmp_path, monkeypatch):
     flags = ("--tasks", "bead-step", "--episodes", 4, "--output", tmp_path / "e")
     assert evaluation(*flags) == 0
@@ -226,6 +268,7 @@ def test_numbers_that_make_no_sense_are_one_line(capsys, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.fault("no OpenGL, no GPU, out of memory", injected=2)
 @pytest.mark.fault("no OpenGL, no GPU, out of memory")
 def test_too_little_memory_is_one_line(capsys, monkeypatch):
     for error in (MemoryError(), RuntimeError("can't start new thread")):
@@ -235,6 +278,7 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch):
         assert said.startswith("tandem: error: too little memory") and len(said.splitlines()) == 1
 
 
+@pytest.mark.fault("two runs in one folder", injected=2)
 def test_two_commands_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: form.replace("%", ""))
@@ -242,6 +286,7 @@ def test_two_commands_of_one_second_have_folders_of_their_own(tmp_path, monkeypa
     assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
 
 
+@pytest.mark.fault("two runs in one folder", injected=2)
 @pytest.mark.fault("two runs in one folder")
 def test_a_folder_that_is_evaluated_into_is_nobody_elses(faulty, at_once, capsys, tmp_path):
     (tmp_path / "e").mkdir()
@@ -254,6 +299,7 @@ def test_a_folder_that_is_evaluated_into_is_nobody_elses(faulty, at_once, capsys
     assert not (tmp_path / "e" / ".lock").exists()
 
 
+@pytest.mark.fault("interrupted evaluation", injected=2)
 @pytest.mark.fault("interrupted evaluation")
 def test_the_log_of_episodes_is_mended_or_named(faulty, at_once, tmp_path):
     episodes = plan(("bead",), 3, 0, ("hierarchical",), ("normal",))
@@ -280,8 +326,6 @@ def test_the_log_of_episodes_is_mended_or_named(faulty, at_once, tmp_path):
 
 
 def test_clamped_and_held_steps_and_broken_simulations_are_counted(faulty, capsys):
-    from dataclasses import replace
-
     from tandem.scripts.eval import show
 
     done = run_job((EXPERT, Episode("bead", 1)))
@@ -326,6 +370,7 @@ def test_an_expert_that_stops_succeeding_is_given_up(faulty, at_once, capsys, tm
     assert "failed in the last 40 attempts" in capsys.readouterr().err
 
 
+@pytest.mark.fault("SIGTERM, SIGHUP, preemption", injected=2)
 def test_a_stop_that_an_import_swallowed_is_still_heard(monkeypatch, capsys, tmp_path):
     def swallowing(*_):
         try:
@@ -348,6 +393,7 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.fault("SIGTERM, SIGHUP, preemption")
 @pytest.mark.fault("SIGTERM, SIGHUP, preemption")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_a_recording_that_is_stopped_at_any_time_says_how_to_go_on_and_comes_to_the_same(
@@ -387,8 +433,6 @@ def test_an_episode_that_failed_is_a_card_with_the_reason(faulty, at_once, capsy
 
 
 def test_a_page_counts_clamped_steps(faulty):
-    from dataclasses import replace
-
     outcome = replace(run_job((EXPERT, Episode("bead", 1))), events={"clamped": 3})
     assert "3 clamped" in watch._where(outcome, 7) and "held" not in watch._where(outcome, 7)
 
@@ -396,6 +440,7 @@ def test_a_page_counts_clamped_steps(faulty):
 # --- reinforcement learning ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("environment hangs")
 @pytest.mark.parametrize("what, said", [("hangs", "made no step in 0.5 s"), ("raises", "physics state is invalid")])
 def test_an_environment_of_a_learner_that_hangs_or_raises_is_one_line(what, said):
     import multiprocessing
