@@ -135,7 +135,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "checkpoint: weights": Target(f"{inner}/model.safetensors", _read_weights, 2),
         "evaluation: results": Target("eval/results.json", lambda f: read_results(f / "eval/results.json"), 4),
         "evaluation: episodes": Target(f"eval/{EPISODES_FILE}", lambda f: read_outcomes(f / "eval"), 4),
-        "evaluation: settings": Target("eval/settings.json", lambda f: same_settings(f / "eval", {"runtime": {}}), 1),
+        "evaluation: settings": Target("eval/settings.json", lambda f: same_settings(f / "eval", {"workers": 1}), 1),
     }
     return found
 
