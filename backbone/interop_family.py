@@ -70,6 +70,8 @@ class Fields:
         """Rotary parameters: one field since transformers 5, several in older configurations. kinds: those supported,
         none: only the default."""
         rope = self.get("rope_parameters", None) or self.get("rope_scaling", {})
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"{self.family} configuration: rope_parameters = {rope!r} is no object")
         kind = rope.get("rope_type", rope.get("type", "default"))
         supported = kinds or ("default",)
         if kind not in supported:

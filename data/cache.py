@@ -42,6 +42,10 @@ from .progress import progress_bar
 from .reader import Dataset
 from .segments import Segments, find_segments
 
+DAMAGE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 VERSION = 2  # of the cache's own layout
 MAX_META = 1 << 30  # bytes of cache.json, which has a row for every episode
 Roots = Path | str | Sequence[Path | str]
@@ -131,9 +135,14 @@ class FrameCache:
             if any(len(values) != frames for values in (instruction, *columns.values())) or meta["version"] != VERSION:
                 raise DataError("its columns are not of one length, or of another version")
             texts = (*meta["instructions"], *meta["subtasks"], meta["digest"])
-            if not all(isinstance(text, str) for text in texts) or not isinstance(meta["episodes"], list):
+            if not all(isinstance(text, str) for text in texts):
                 raise DataError("its texts are none")
-        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+            words = columns.get("subtask_index", np.zeros(1, np.int64))
+            if words.max() >= max(1, len(meta["subtasks"])) or instruction.max() >= len(meta["instructions"]):
+                raise DataError("it has fewer texts than its frames say")
+            if len(meta["episodes"]) != len(start) or not all(isinstance(row, dict) for row in meta["episodes"]):
+                raise DataError("its episodes are none")
+        except DAMAGE as error:
             raise DataError(
                 f"{folder}: cache is damaged ({error}); delete the folder, it is rebuilt from the dataset"
             ) from None

@@ -154,6 +154,11 @@ def parse_json(content: bytes | str, where: str, values: int = MAX_VALUES) -> An
     return value
 
 
+def is_count(value: Any) -> bool:
+    """A number, neither negative nor without measure: of steps, seconds, bytes."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 60
+
+
 def _deeper(value: Any, limit: int) -> bool:
     level = [value]
     for _ in range(limit):

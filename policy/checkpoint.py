@@ -208,8 +208,22 @@ def progress(path: str | Path) -> dict[str, Any]:
     """How far its training was: stage, step, seconds."""
     about = _mapping(resolve(path), PROGRESS)
     numbers = (about.get("step"), about.get("seconds"))
-    if not isinstance(about.get("stage"), str) or not all(isinstance(number, (int, float)) for number in numbers):
+    known = all(stored_files.is_count(number) for number in numbers)
+    if not isinstance(about.get("stage"), str) or not known:
         raise PolicyError(f"{path}: {PROGRESS} does not say how far training was; use an older checkpoint")
+    return about
+
+
+def training(path: str | Path) -> dict[str, Any]:
+    """As `progress`, with what a run goes on from; PolicyError where its training did not keep that."""
+    about = progress(path)
+    counts = [about.get(name) for name in ("step", "averaged")]
+    counts.append(about.get("skipped", 0))  # an older version counted none
+    whole = all(type(count) is int and stored_files.is_count(count) for count in counts)
+    if not whole or about["stage"] not in ("act", "think") or not isinstance(about.get("data_digest"), str):
+        raise PolicyError(f"{path}: {PROGRESS} does not say where training goes on; use an older checkpoint")
+    if not isinstance(about.get("param_groups"), list) or not isinstance(about.get("ways", {}), dict):
+        raise PolicyError(f"{path}: {PROGRESS} has no settings of the optimiser; use an older checkpoint")
     return about
 
 

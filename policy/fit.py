@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..backbone.engram import memory_parameters
 from ..data.progress import progress_bar
+from . import optimizer_state
 from .errors import PolicyError
 from .recipe import Stage
 from .run import Run, Silent
@@ -70,7 +71,7 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(parameters, model, stage), betas=(0.9, 0.95), fused=True)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
     if progress.optimizer is not None:
-        optimizer.load_state_dict(progress.optimizer)
+        optimizer_state.load_into(optimizer, progress.optimizer)
         _like_parameters(optimizer)
         schedule.last_epoch = progress.step
     take_step = step_of(learner, parameters, dtype)

@@ -224,7 +224,7 @@ def _resume(recipe: Recipe, cache: FrameCache, output: Path) -> Training:
     refuse_another(recipe, output)
     folder = checkpoint.resolve(output)
     checkpoint.verify(folder)
-    about = checkpoint.progress(folder)
+    about = checkpoint.training(folder)
     if about["data_digest"] != cache.digest:
         raise PolicyError(f"cannot resume {folder}: the data set is not the one it was trained on; use the same --data")
     bundle = Bundle.load(folder).to(_device(recipe))

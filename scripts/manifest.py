@@ -1,19 +1,20 @@
 """What a figure was measured with: enough to say why a re-run differs."""
 
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..data.files import write_atomic
+from ..data.files import json_bytes, read_object, write_atomic
 
 ROOT = Path(__file__).parent.parent
+MADE_WITH = "made_with.json"  # file of a run's folder
 PAGES = (":(exclude)docs", ":(exclude)README.md")
 PACKAGES = ("tandem-vla", "torch", "mujoco", "numpy", "gymnasium", "mink", "daqp", "diffusers", "tokenizers")
 
@@ -42,9 +43,33 @@ def this_command() -> str:
 
 def say_how(output: Path) -> None:
     """Keeps the command and the code of a run's first leg in its folder, for the card of what it made."""
-    file = output / "made_with.json"
+    file = output / MADE_WITH
     if output.is_dir() and not file.exists():
-        write_atomic(file, json.dumps(manifest(command=this_command()), indent=1).encode())
+        write_atomic(file, json_bytes(manifest(command=this_command())))
+
+
+def say_changes(output: Path) -> None:
+    """Where a run goes on with other code, packages or another processor than it began with: says so in one line, and
+    keeps it with what the run was made with."""
+    file = output / MADE_WITH
+    if not file.exists():
+        return
+    made, now = read_object(file), manifest(command=this_command())
+    differ = [f"{key} (was {was}, now {new})" for key, was, new in _differences(made, now)]
+    if differ:
+        print(f"note: resumed with other {', '.join(differ)}; numbers can differ in their last digits", file=sys.stderr)
+        legs = made.get("resumed")
+        write_atomic(file, json_bytes(made | {"resumed": [*(legs if isinstance(legs, list) else []), now]}))
+
+
+def _differences(made: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in ("code", "processor", "python"):
+        if made.get(key) != now[key]:
+            yield key, made.get(key), now[key]
+    packages = made.get("packages")
+    for name, version in now["packages"].items():
+        if isinstance(packages, dict) and packages.get(name) != version:
+            yield name, packages.get(name), version
 
 
 @cache

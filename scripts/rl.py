@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import envs
 from ..policy.run import Run, default_output
 from .errors import UserError
-from .manifest import say_how
+from .manifest import say_changes, say_how
 from .settings import at_least
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def main(args: Args) -> int:
         limits = Limits(args.steps, args.minutes, step=args.step_deadline)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
+        if args.resume:
+            say_changes(output)
         say_how(output)
         learn(learning)
         if run.stop_requested:

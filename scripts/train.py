@@ -15,7 +15,7 @@ from ..policy.recipe import Recipe, Stage, preset, refuse_sizes
 from ..policy.run import default_output
 from . import collect
 from .errors import UserError
-from .manifest import say_how, this_code
+from .manifest import say_changes, say_how, this_code
 
 WATCHED_SEED = 100_000  # first layout of what is only watched
 
@@ -94,6 +94,8 @@ def main(args: Args) -> int:
     print(f"training {recipe.name!r} on {len(cache)} frames of {len(cache.episodes)} episodes; output {output}")
     this_code()
     fresh = not output.exists() or not any(output.iterdir())
+    if args.resume:
+        say_changes(output)
     try:
         prepared = time.perf_counter() - begin
         checkpoint = train(recipe, cache, output, args.resume, prepared, args.act_from, args.allow_changed)

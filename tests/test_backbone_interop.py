@@ -292,3 +292,33 @@ def test_folders_that_hold_no_checkpoint_are_named(tmp_path: Path) -> None:
 
 def test_every_family_is_tested() -> None:
     assert {reference(case).config.model_type for case in CASES} == {*FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_hidden_layers": 5000}, "5,000 layers"),
+        ({"vocab_size": 10**9}, "weights, the files hold"),
+        ({"hidden_size": "wide"}, "configuration"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_its_files_takes_no_memory(
+    changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    reference("V3").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=what):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["../elsewhere.safetensors", "/etc/passwd", 3])
+def test_an_index_names_files_of_its_own_folder_only(file: Any, tmp_path: Path) -> None:
+    reference("V3").save_pretrained(tmp_path, max_shard_size="20kB")
+    index = tmp_path / "model.safetensors.index.json"
+    stored = json.loads(index.read_text())
+    index.write_text(json.dumps(stored | {"weight_map": stored["weight_map"] | {"lm_head.weight": file}}))
+    with pytest.raises(ValueError, match="names no files of its folder"):
+        load(tmp_path)

@@ -213,3 +213,20 @@ def test_a_recipe_says_how_many_demonstrations_each_task_gets(tmp_path, monkeypa
     for _ in range(2):  # what is complete is not recorded again
         (folder,) = ensure_data(recipe)
         assert [row["sim/task"] for row in Dataset(folder).episodes] == ["reach", "press_button", "press_button"]
+
+
+@pytest.mark.fault("resume with changed config, data, processes or code")
+def test_a_run_that_goes_on_with_other_code_says_so_and_keeps_it(tmp_path, capsys):
+    from tandem.scripts.manifest import MADE_WITH, say_changes, say_how
+
+    say_how(tmp_path)
+    say_changes(tmp_path)
+    assert capsys.readouterr().err == ""
+    made = json.loads((tmp_path / MADE_WITH).read_text())
+    made["code"], made["packages"]["torch"] = "0123456789ab", "1.0.0"
+    (tmp_path / MADE_WITH).write_text(json.dumps(made))
+    say_changes(tmp_path)
+    said = capsys.readouterr().err
+    assert "code (was 0123456789ab, now" in said and "torch (was 1.0.0, now" in said and said.count("\n") == 1
+    kept = json.loads((tmp_path / MADE_WITH).read_text())
+    assert kept["code"] == "0123456789ab" and [leg["code"] != made["code"] for leg in kept["resumed"]] == [True]

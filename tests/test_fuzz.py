@@ -3,14 +3,18 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tandem.scripts.benches.fuzzing import KNOWN, limited, mutated, targets, try_input
+from tandem.scripts.benches.fuzz_targets import targets
+from tandem.scripts.benches.fuzzing import KNOWN, limited, mutated, try_input
 
 NAMES = (
     "data set: info", "data set: contract", "data set: stats", "data set: tasks", "data set: subtasks",
-    "data set: episodes", "data set: frames", "data set elsewhere: info", "checkpoint: manifest", "checkpoint: config",
-    "checkpoint: contract", "checkpoint: normalizer", "checkpoint: tokenizer", "checkpoint: train_config",
-    "checkpoint: training_step", "checkpoint: weights", "evaluation: results", "evaluation: episodes",
-    "evaluation: settings",
+    "data set: episodes", "data set: frames", "data set: video", "data set elsewhere: info", "cache: about",
+    "cache: columns", "cache: pictures", "checkpoint: manifest", "checkpoint: config", "checkpoint: contract",
+    "checkpoint: normalizer", "checkpoint: tokenizer", "checkpoint: train_config", "checkpoint: training_step",
+    "checkpoint: optimizer", "checkpoint: weights", "run: made_with", "rl: experience", "rl: asked", "rl: seconds",
+    "rl: checkpoint", "rl: round of recap", "rl: rounds of ppo", "evaluation: results", "evaluation: reproduce",
+    "evaluation: compare", "evaluation: episodes", "evaluation: settings", "figure", "published model: config",
+    "published model: index", "published model: weights",
 )  # fmt: skip
 
 

@@ -188,7 +188,7 @@ def _restore(model: SAC, folder: Path) -> None:
     for name, optimizer in _optimizers(model).items():
         moments = checkpoint.read_tensors(folder, f"{checkpoint.TRAINING}/{name}.safetensors")
         groups = checkpoint.read_json(folder, f"{checkpoint.TRAINING}/{name}.json")
-        optimizer.load_state_dict(optimizer_state.joined(moments, groups))
+        optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
 
 
 def _optimizers(model: SAC) -> dict[str, torch.optim.Optimizer]:

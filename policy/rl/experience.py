@@ -10,6 +10,7 @@ Notable choices
 - A number that is not finite stops the run before it is stored.
 """
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,6 +23,7 @@ import numpy as np
 from ...data.files import write_atomic
 from ..errors import PolicyError
 
+DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError, RuntimeError, BadZipFile, zlib.error, MemoryError)
 Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep
 
 
@@ -93,8 +95,9 @@ class Experience:
                         f"{self._file(number)} has no {min(unknown)}: it is of another version, or damaged; begin "
                         "again with another --output"
                     )
-                return {name: file[name] for name in names or file.files}
-        except (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) as error:  # what zipfile raises
+                episode = {name: file[name] for name in names or file.files}
+            return _checked(episode)
+        except DAMAGE as error:
             raise PolicyError(f"{self._file(number)} is damaged ({error}); remove it and --resume") from None
 
     def _file(self, number: int) -> Path:
@@ -106,3 +109,13 @@ class Experience:
             oldest = min(self.sizes)
             self._file(oldest).unlink()
             del self.sizes[oldest]
+
+
+def _checked(episode: Episode) -> Episode:
+    """ValueError where a count is none, or a number is not finite."""
+    for name, array in episode.items():
+        if name in ("steps", "success", "total") and (array.shape != () or array.dtype.kind not in "iub" or array < 0):
+            raise ValueError(f"{name} is {str(array)[:40]}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    return episode

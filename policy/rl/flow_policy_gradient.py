@@ -19,11 +19,13 @@ Notable choices
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...data.files import is_count
 from .. import checkpoint, optimizer_state
 from ..agents import AgentSpec
 from ..bundle import Bundle
@@ -168,11 +170,23 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
     if newest is not None:
         explorer.load_state_dict(checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{EXPLORER}"))
         moments = checkpoint.read_tensors(newest, f"{checkpoint.TRAINING}/{MOMENTS}")
-        optimizer.load_state_dict(
-            optimizer_state.joined(moments, checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}"))
-        )
-    rounds = {} if newest is None else checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{ROUNDS}")
+        groups = checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{GROUPS}")
+        optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
+    rounds = {} if newest is None else read_rounds(newest)
     return Learner(bundle, explorer, baseline, optimizer, **rounds)
+
+
+def read_rounds(folder: Path) -> dict[str, Any]:
+    """What `Learner.state` keeps of its rounds; PolicyError where it is something else."""
+    stored = checkpoint.read_json(folder, f"{checkpoint.TRAINING}/{ROUNDS}")
+    stored = stored if isinstance(stored, dict) else {"": None}
+    took, patience, first = stored.get("took", 0.0), stored.get("patience", {}), stored.get("first", [])
+    values = [took, *(patience.values() if isinstance(patience, dict) else [None])]
+    values += first if isinstance(first, list) else [None]
+    known = all(map(is_count, values))
+    if not known or stored.keys() - {"took", "patience", "first"}:
+        raise PolicyError(f"checkpoint {folder}: {ROUNDS} says nothing of its rounds; use an older checkpoint")
+    return stored
 
 
 def _save(learning: Learning, learner: Learner) -> Path:

@@ -5,16 +5,17 @@ what the algorithm itself needs to go on.
 """
 
 import json
+import math
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...data.files import json_bytes, write_atomic
+from ...data.errors import DataError
+from ...data.files import is_count, json_bytes, read_bytes, read_object, write_atomic
 from .. import checkpoint
 from ..bundle import Bundle
 from ..errors import PolicyError
@@ -123,7 +124,7 @@ class Learning(Practice):
         """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
         self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
         self._same()
-        self.spent = _read(self.folder / CLOCK, float) if (self.folder / CLOCK).exists() else 0.0
+        self.spent = clock(self.folder)
         if (saved := self._saved()) is not None:
             self.spent = max(self.spent, float(saved["seconds"]))
             experience.steps = max(experience.steps, int(saved["env_steps"]))  # its newest file may be lost
@@ -134,7 +135,7 @@ class Learning(Practice):
         asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
         if not file.exists():
             write_atomic(file, json_bytes(asked))
-        before = _read(file, json.loads)
+        before = read_asked(file)
         was, now = ({**about, **about["settings"]} for about in (before, asked))
         for name in (name for name in now if name != "settings"):
             if (old := was.get(name)) != now[name]:
@@ -149,7 +150,7 @@ class Learning(Practice):
 
     def _saved(self) -> dict[str, Any] | None:
         """What the last checkpoint says of this run."""
-        return checkpoint.progress(self.folder)["rl"] if checkpoint.exists(self.folder) else None
+        return saved(self.folder) if checkpoint.exists(self.folder) else None
 
     def due(self) -> bool:
         """Is it time to save?"""
@@ -193,8 +194,34 @@ class Learning(Practice):
         print(f"{why}: the checkpoint is the policy as it was; {todo}")
 
 
-def _read(file: Path, parse: Callable[[str], Any]) -> Any:
+def saved(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of reinforcement learning says of its run; PolicyError where it says too little."""
+    about = checkpoint.progress(path).get("rl")
+    if not isinstance(about, dict) or not all(is_count(about.get(name)) for name in ("seconds", "env_steps")):
+        raise PolicyError(f"{path}: does not say how long it has practised; use an older checkpoint")
+    return about
+
+
+def read_asked(file: Path) -> dict[str, Any]:
+    """What a run was begun with: its method, settings, base and tasks."""
     try:
-        return parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"{file} cannot be read ({error}); remove it and --resume") from None
+        asked = read_object(file)
+    except (OSError, DataError) as error:
+        raise PolicyError(f"{error}; remove the file and --resume") from None
+    if not isinstance(asked.get("settings"), dict):
+        raise PolicyError(f"{file}: has no settings; remove the file and --resume")
+    return asked
+
+
+def clock(run: Path) -> float:
+    """Seconds that a run has practised, as last noted; 0 where nothing was."""
+    file = run / CLOCK
+    try:
+        seconds = float(read_bytes(file, 100))
+    except FileNotFoundError:
+        return 0.0
+    except (OSError, ValueError, DataError) as error:
+        raise PolicyError(f"{file} cannot be read ({str(error)[:100]}); remove it and --resume") from None
+    if not 0 <= seconds < math.inf:
+        raise PolicyError(f"{file} says {seconds}; remove it and --resume")
+    return seconds

@@ -16,12 +16,14 @@ Notable choices
 - A round begins where the last one ended, and learns from the episodes of all rounds.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ...data.cache import FrameCache
+from ...data.files import is_count
 from .. import checkpoint
 from ..agents import AgentSpec
 from ..bundle import Bundle
@@ -116,7 +118,16 @@ def _goes_on(learning: Learning, experience: Experience) -> bool:
 def _last_round(learning: Learning) -> Round:
     if (newest := learning.newest()) is None:
         return Round(learned=learning.left / 2)  # the first one takes half of the time at most
-    return Round(**checkpoint.read_json(newest, f"{checkpoint.TRAINING}/{ROUND}"))
+    return read_round(newest)
+
+
+def read_round(folder: Path) -> Round:
+    """PolicyError where a checkpoint does not say what its round was."""
+    stored = checkpoint.read_json(folder, f"{checkpoint.TRAINING}/{ROUND}")
+    names = {field.name for field in fields(Round)}
+    if not isinstance(stored, dict) or stored.keys() - names or not all(is_count(value) for value in stored.values()):
+        raise PolicyError(f"checkpoint {folder}: {ROUND} is no round of recap; use an older checkpoint")
+    return Round(**stored)
 
 
 def _jobs(

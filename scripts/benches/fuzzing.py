@@ -1,17 +1,15 @@
-"""Inputs for `tandem bench fuzz`: which files there are, how a command reads each, and how they are spoiled.
+"""Inputs for `tandem bench fuzz`: how files are spoiled, and what comes out of reading them (fuzz_targets.py).
 
 Every input follows from (target, seed) alone.
 """
 
 import json
 import resource
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,34 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...data.cache import FrameCache
-from ...data.contract import Contract
 from ...data.errors import DataError
-from ...data.normalize import Normalizer
 from ...data.progress import progress_bar
-from ...data.reader import Dataset
-from ...data.writer import Recorder
 from ...envs.errors import EnvError
-from ...policy import checkpoint
-from ...policy.bundle import _tokenizer, stored_config
 from ...policy.errors import PolicyError
-from ...policy.evaluate import EPISODES_FILE, read_outcomes
-from ...policy.new_bundle import new_bundle
-from ...policy.recipe import debug
 from ..errors import UserError
-from ..results_file import read_results
-from ..settings import same_settings
+from .fuzz_targets import Target, targets
 
 KNOWN = (DataError, PolicyError, EnvError, UserError, OSError)
 HANG = 10  # seconds
 MEMORY = 6 << 30  # bytes that may be taken beyond what is taken at the start
-
-
-@dataclass(frozen=True)
-class Target:
-    file: str  # below the folder
-    read: Callable[[Path], Any]  # what a command does with the folder
-    share: int = 1  # of the inputs
 
 
 def fuzz(inputs: int, seed: int, only: str) -> dict[str, dict[str, int]]:
@@ -110,112 +90,6 @@ def limited() -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, handler)
-
-
-# -- files to spoil ----------------------------------------------------------------------------------------------------
-def targets(folder: Path) -> dict[str, Target]:
-    """Makes a small data set, checkpoint and evaluation in `folder`, once; how each of their files is read."""
-    if not (folder / "set").exists():
-        _make(folder)
-    data = {"info": "set/meta/info.json", "contract": "set/meta/contract.json", "stats": "set/meta/stats.json"}
-    data |= {"tasks": "set/meta/tasks.parquet", "subtasks": "set/meta/subtasks.parquet"}
-    data |= {"episodes": "set/meta/episodes/chunk-000/file-000.parquet"}
-    data |= {"frames": "set/data/chunk-000/file-000.parquet"}
-    found = {f"data set: {name}": Target(file, _read_data, 2) for name, file in data.items()}
-    found["data set elsewhere: info"] = Target("foreign/meta/info.json", lambda f: _read_dataset(f / "foreign"), 3)
-    inner = f"run/{checkpoint.PRETRAINED}"
-    found |= {
-        "checkpoint: manifest": Target("run/manifest.json", lambda f: checkpoint.verify(f / "run"), 2),
-        "checkpoint: config": Target(f"{inner}/config.json", lambda f: stored_config(f / "run"), 2),
-        "checkpoint: contract": Target(f"{inner}/contract.json", _read_contract, 2),
-        "checkpoint: normalizer": Target(f"{inner}/normalizer.json", _read_normalizer, 2),
-        "checkpoint: tokenizer": Target(f"{inner}/tokenizer.json", lambda f: _tokenizer(f / "run"), 2),
-        "checkpoint: train_config": Target(f"{inner}/train_config.json", lambda f: checkpoint.tasks(f / "run"), 2),
-        "checkpoint: training_step": Target(f"run/{checkpoint.PROGRESS}", lambda f: checkpoint.modes(f / "run"), 2),
-        "checkpoint: weights": Target(f"{inner}/model.safetensors", _read_weights, 2),
-        "evaluation: results": Target("eval/results.json", lambda f: read_results(f / "eval/results.json"), 4),
-        "evaluation: episodes": Target(f"eval/{EPISODES_FILE}", lambda f: read_outcomes(f / "eval"), 4),
-        "evaluation: settings": Target("eval/settings.json", lambda f: same_settings(f / "eval", {"workers": 1}), 1),
-    }
-    return found
-
-
-def _make(folder: Path) -> None:
-    contract = Contract.from_fields(_fields())
-    with Recorder(folder / "set", contract) as recorder:
-        for episode in range(2):
-            for t in range(4):
-                recorder.add_frame(_frame(episode, t))
-            recorder.save_episode(f"toy {episode}", {"sim/seed": episode, "sim/success": True, "sim/task": "reach"})
-    shutil.copytree(folder / "set", folder / "foreign")
-    (folder / "foreign/meta/contract.json").unlink()
-    info = json.loads((folder / "foreign/meta/info.json").read_text(encoding="utf-8"))
-    del info["contract_digest"]
-    (folder / "foreign/meta/info.json").write_text(json.dumps(info), encoding="utf-8")
-    cache = FrameCache.build(folder / "set", folder / "cache", progress=False)
-    recipe = debug()
-    recipe = replace(recipe, sizes=replace(recipe.sizes, image_size=16))
-    bundle = new_bundle(recipe, cache)
-    files = bundle.files({"probe.bias": next(bundle.model.parameters()).detach().flatten()[:8].clone()})
-    files |= {
-        checkpoint.RECIPE: {"tasks": ["reach"]},
-        checkpoint.PROGRESS: {"stage": "think", "step": 1, "seconds": 1.0},
-    }
-    checkpoint.save(folder / "runs", 1, files).rename(folder / "run")
-    _make_evaluation(folder / "eval")
-
-
-def _make_evaluation(folder: Path) -> None:
-    from ..eval import Args as Options
-    from ..eval import run
-
-    run(Options(agent="expert", tasks=("reach",), episodes=1, workers=1, controls=("normal",), output=folder))
-
-
-def _fields() -> dict[str, Any]:
-    vector = {"dtype": "float32", "shape": [2], "names": ["x", "y"], "low": -1, "high": 1}
-    text = {"dtype": "string", "shape": [], "role": "text"}
-    features = {
-        "observation.images.front": {"dtype": "uint8", "shape": [16, 16, 3], "role": "image"},
-        "observation.state": vector | {"role": "state"}, "action": vector | {"role": "action"}, "task": text,
-        "subtask": text, "next.reward": {"dtype": "float32", "shape": [1], "role": "label"},
-    }  # fmt: skip
-    return {"robot": "toy", "fps": 20, "features": features}
-
-
-def _frame(episode: int, t: int) -> dict[str, Any]:
-    rng = np.random.default_rng([episode, t])
-    state, action = rng.uniform(-1, 1, (2, 2)).astype(np.float32)
-    image = rng.integers(0, 255, (16, 16, 3), np.uint8)
-    seen = {"observation.images.front": image, "observation.state": state, "action": action}
-    return seen | {"subtask": f"part {t // 2}", "next.reward": np.float32(t)}
-
-
-def _read_data(folder: Path) -> None:
-    _read_dataset(folder / "set")
-
-
-def _read_dataset(root: Path) -> None:
-    dataset = Dataset(root)
-    _ = (dataset.tasks, dataset.subtasks, None if dataset.foreign else dataset.stats)
-    for episode in range(min(2, len(dataset.episodes))):
-        dataset.columns(episode)
-        for key in dataset.contract.keys("image"):
-            dataset.images(episode, key)
-
-
-def _read_contract(folder: Path) -> None:
-    raw = checkpoint.read_json(folder / "run", f"{checkpoint.PRETRAINED}/contract.json")
-    Contract.from_json(json.dumps(raw))
-
-
-def _read_normalizer(folder: Path) -> None:
-    raw = checkpoint.read_json(folder / "run", f"{checkpoint.PRETRAINED}/normalizer.json")
-    Normalizer.from_json(json.dumps(raw))
-
-
-def _read_weights(folder: Path) -> None:
-    checkpoint.read_tensors(folder / "run", f"{checkpoint.PRETRAINED}/model.safetensors", {"probe.bias": (8,)})
 
 
 # -- mutations ---------------------------------------------------------------------------------------------------------
