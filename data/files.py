@@ -142,7 +142,7 @@ def parse_json(content: bytes | str, where: str, values: int = MAX_VALUES) -> An
         brackets = text.count("[") + text.count("{")
         if brackets + text.count(",") > values:
             raise DataError(f"{where}: holds more than {values:,} values; refused")
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole)
     except DataError:
         raise
     except (ValueError, RecursionError) as error:
@@ -152,6 +152,13 @@ def parse_json(content: bytes | str, where: str, values: int = MAX_VALUES) -> An
     if "\\u" in text and not _is_unicode(json.dumps(value, ensure_ascii=False)):
         raise DataError(f"{where}: holds half of a character (a surrogate); the file is damaged")
     return value
+
+
+def _whole(digits: str) -> int:
+    """No more than 64 bits hold, which is all that arrays, tensors and floats take."""
+    if len(digits) > 20:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def is_count(value: Any) -> bool:

@@ -64,11 +64,11 @@ class Normalizer:
             raw = json.loads(text)
             parts = [{key: tuple(map(float, v)) for key, v in raw[name].items()} for name in ("center", "scale")]
             result = Normalizer(raw["mode"], *parts)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(f"normalizer: damaged ({error!r}); the checkpoint cannot be used") from None
         for key, scale in result.scale.items():
             values = (*scale, *result.center.get(key, ()))
-            if len(values) != 2 * len(scale) or not np.isfinite(values).all() or min(scale) <= 0:
+            if len(values) != 2 * len(scale) or not np.isfinite(values).all() or min(scale, default=0) <= 0:
                 raise DataError(f"normalizer: {key} has a bad scale or centre; the checkpoint cannot be used")
         return result
 

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from .errors import DataError
 
+DAMAGE = (av.FFmpegError, StopIteration, IndexError, ValueError, OSError, AttributeError)  # the last: of no codec
 OPTIONS = {"crf": "18", "g": "2", "bf": "0", "preset": "veryfast"}
 
 
@@ -64,7 +65,7 @@ def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str)
             times = sorted(_time(p.pts, stream) for p in container.demux(stream) if p.pts is not None)
             container.seek(0, stream=stream)
             next(container.decode(stream))
-    except (av.FFmpegError, StopIteration, IndexError, ValueError, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{where}: does not decode ({error}); run `tandem data repair`") from None
     if len(times) != length:
         raise DataError(f"{where}: {len(times)} frames, expected {length}; run `tandem data repair`")
@@ -95,7 +96,7 @@ def _frame_times(path: Path, size: int, changed: int) -> tuple[float, ...]:
             )
     except DataError:
         raise
-    except (av.FFmpegError, IndexError, ValueError, OSError) as error:
+    except DAMAGE as error:
         raise _undecodable(path, error) from None
 
 
@@ -153,7 +154,7 @@ def decode_video(path: Path, place: slice | np.ndarray, shape: tuple[int, ...]) 
                     break
     except DataError:
         raise
-    except (av.FFmpegError, IndexError, ValueError, OSError) as error:
+    except DAMAGE as error:
         raise _undecodable(path, error) from None
     if slot:
         raise DataError(

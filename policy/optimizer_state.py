@@ -8,6 +8,8 @@ from torch import Tensor
 
 from .errors import PolicyError
 
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what Adam and AdamW keep for every parameter
+
 
 def split(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """state_dict() of an optimiser -> {"0.exp_avg": …}, its groups."""
@@ -35,6 +37,8 @@ def load_into(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     try:
         for index, entry in state["state"].items():
+            if entry.keys() != ADAM:
+                raise ValueError(f"entry {index} has {', '.join(sorted(entry))[:80]}")
             for name, value in entry.items():
                 if value.dim() and value.shape != parameters[index].shape:
                     raise ValueError(f"{index}.{name} has shape {tuple(value.shape)}")
@@ -42,7 +46,7 @@ def load_into(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         groups = [{name: _checked(name, stored.get(name, own), own) for name, own in group.items() if name != "params"}
                   | {"params": stored["params"]} for stored, group in pairs]  # fmt: skip
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
         raise PolicyError(f"the optimiser's state is not this one's ({error}); use an older checkpoint") from None
 
 

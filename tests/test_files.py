@@ -140,7 +140,11 @@ def test_json_of_many_values_is_refused_before_it_is_built() -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8")),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4)
     ),
@@ -276,3 +280,10 @@ def test_a_lock_is_held_by_one_and_ends_with_its_process(tmp_path: Path) -> None
     assert lock.held and (tmp_path / ".lock").read_text() == str(os.getpid())
     lock.release()
     assert not (tmp_path / ".lock").exists() and not lock.held
+
+
+@pytest.mark.parametrize("value", ["1" * 400, "-" + "9" * 21])
+def test_a_number_that_no_array_holds_is_damage(value, tmp_path):
+    (tmp_path / "x.json").write_text(f'{{"scale": [{value}]}}')
+    with pytest.raises(DataError, match="digits"):
+        read_json(tmp_path / "x.json")

@@ -223,3 +223,27 @@ def test_training_on_foreign_data_ends_with_an_error_on_what_it_has_not_seen(tmp
     assert measured["episodes"] == checkpoint.recipe(tmp_path / "run")["held_out"]
     assert set(measured["entries"]) == {f"action[action_{i}]" for i in range(7)}
     assert all(0 < row["chunk"] < 3 and 0 < row["stay"] < 1 for row in measured["entries"].values())
+
+
+@pytest.mark.fault("hostile checkpoint or data set", injected=4)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda moments, groups: moments.pop("0.exp_avg_sq"),
+        lambda moments, groups: moments.update({"0.exp_avg": torch.zeros(5)}),
+        lambda moments, groups: moments.update({"weights": torch.zeros(5)}),
+        lambda moments, groups: groups[0].update(lr="fast"),
+    ],
+)
+def test_an_optimiser_takes_up_its_own_state_only(spoil):
+    from tandem.policy import optimizer_state
+
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    moments, groups = optimizer_state.split(optimizer.state_dict())
+    optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
+    spoil(moments, groups)
+    with pytest.raises(PolicyError, match="optimiser"):
+        optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
