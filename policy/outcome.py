@@ -65,6 +65,7 @@ REST: dict[str, tuple[Check, str]] = {
     "planner_ms": (_are_times, "a list of numbers"),
     "controller_ms": (_are_times, "a list of numbers"),
     "events": (_are_events, "counts by name"),
+    "actions": (is_text, "a text"),
     "detail": (is_text, "a text"),
 }
 

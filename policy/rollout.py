@@ -5,6 +5,7 @@ the agent's noise is seeded from task and seed, and torch runs on one thread. Wh
 policy raises on the way is the status of that episode alone; what would be the same for all of them is an error.
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,6 +63,7 @@ class Outcome:
     told: str  # the instruction that the agent got
     first_state: str  # digest of the simulator's first state
     status: Status
+    actions: str = ""  # digest of all actions
     planner_ms: tuple[float, ...] = ()
     controller_ms: tuple[float, ...] = ()
     events: dict[str, int] | None = None
@@ -142,8 +144,10 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
     obs["task"] = told
     _begin(env, agent, told, noise_seed(episode.task, episode.seed))
     reward, steps, ended, info = 0.0, 0, False, {"success": False, "sim_error": False}
+    actions = hashlib.sha256()
     while not ended:
         action = agent.act(obs)
+        actions.update(np.asarray(action, np.float32).tobytes())
         if watch is not None:
             watch(env, agent.trace[-1])
         env.unwrapped.looking = agent.looks
@@ -157,7 +161,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
     return _outcome(
         episode, told=told, first_state=digest, status=status, success=success, steps=steps,
         reward=round(reward, 6), planner_ms=_times(agent, "planner_ms"), controller_ms=_times(agent, "controller_ms"),
-        events=dict(agent.events),
+        events=dict(agent.events), actions=actions.hexdigest()[:16],
     )  # fmt: skip
 
 

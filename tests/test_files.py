@@ -139,6 +139,7 @@ def test_json_of_many_values_is_refused_before_it_is_built() -> None:
         parse_json(b"[" + b"[]," * (9 << 20) + b"1]", "info.json")
 
 
+whole = st.integers(-(2**63), 2**64 - 1)
 values = st.recursive(
     st.none()
     | st.booleans()
