@@ -29,12 +29,12 @@ wheel: setup
 	$(VENV)/bin/python tests/smoke_wheel.py dist
 
 metaworld: setup
-	bash scripts/install_locked.sh $(VENV) requirements/metaworld.txt
+	bash scripts/machine/install_locked.sh $(VENV) requirements/metaworld.txt
 
 setup: $(READY)
 
-$(READY): requirements/packages.txt $(wildcard requirements/torch-$(TORCH).txt) pyproject.toml scripts/setup.sh
-	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/setup.sh
+$(READY): requirements/packages.txt $(wildcard requirements/torch-$(TORCH).txt) pyproject.toml scripts/machine/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" bash scripts/machine/setup.sh
 	rm -f $(VENV)/.ready-*
 	echo $(TORCH) > $(VENV)/.torch
 	touch $@

@@ -31,16 +31,7 @@ from .encode import decode_image, pixel_histogram
 from .errors import DataError
 from .files import Lock, check_regular, json_bytes, walk, write_changed
 from .info import check_row
-from .layout import (
-    check_column,
-    read_contract,
-    read_info,
-    read_rows,
-    read_table,
-    read_words,
-    table_bytes,
-    word_table,
-)
+from .layout import check_column, read_contract, read_info, read_rows, read_table, read_words, table_bytes, word_table
 from .progress import progress_bar
 from .stats import write_stats
 from .video import decode_video, verify_video

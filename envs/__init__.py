@@ -1,13 +1,11 @@
 """MuJoCo tasks behind gymnasium. `make("pick_place")`, `register("mine")`, `expert(env, seed)`."""
 
 import os
+from importlib import import_module
 from typing import Any
 
 from . import gl  # noqa: F401  # isort: skip  # before anything imports mujoco
 from . import engine  # noqa: F401  # isort: skip  # refuses a version that computes wrongly
-from . import maze  # noqa: F401  # isort: skip  # registers point-maze
-from . import metaworld  # noqa: F401  # isort: skip  # registers its suites; needs no package for that
-from . import tasks  # noqa: F401  # isort: skip  # registers the tabletop suite
 from .audit import seed_is_heard, things_in_place
 from .entities import ENTITIES
 from .errors import EnvError
@@ -43,4 +41,8 @@ def suite(name: str) -> tuple[str, ...]:
     return SUITES[name]
 
 
+BUILT_IN = ("maze", "metaworld", "tasks")  # modules that register tasks and suites; they need no package for that
+
+for _module in BUILT_IN:
+    import_module(f"{__name__}.{_module}")
 import_tasks(os.environ.get("TANDEM_TASKS", ""))

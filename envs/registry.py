@@ -26,16 +26,14 @@ class TaskSpec(Protocol):
 
 
 TASKS: dict[str, TaskSpec] = {}
-SUITES: dict[str, tuple[str, ...]] = {
-    "tabletop": ("reach", "push", "pick_place", "stack", "open_drawer", "close_drawer", "press_button")
-}
+SUITES: dict[str, tuple[str, ...]] = {}  # in the order in which their tasks register
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names become folders and files, and gymnasium ids
 T = TypeVar("T", bound=TaskSpec)
 
 
-def register(name: str) -> Callable[[T], T]:
+def register(name: str, *suites: str) -> Callable[[T], T]:
     """`register("mine")(spec)` adds a task and its gymnasium id; on a `Task` class it is a decorator:
-    `@register("pick_place")` adds `Tandem/PickPlace-v0`."""
+    `@register("pick_place", "tabletop")` adds `Tandem/PickPlace-v0` and puts the task into the suite `tabletop`."""
 
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise EnvError(f"task name {name!r}: use up to 64 letters a-z, digits, '_' and '-', the first no sign")
@@ -50,6 +48,10 @@ def register(name: str) -> Callable[[T], T]:
             raise EnvError(f"tasks {name!r} and {alike[0]!r} would share the id {gym_id(name)}; choose another name")
         if not isinstance(spec, TaskSpec):
             raise EnvError(f"task {name!r} is {_kind(spec)}, which makes no environments; register an envs.GymTask")
+        for suite in suites:
+            if not NAME.fullmatch(suite) or suite in TASKS or suite == name:
+                raise EnvError(f"suite name {suite!r} is a task's, or has other signs than a name; choose another")
+            SUITES[suite] = (*SUITES.get(suite, ()), name)
         TASKS[name] = spec
         gymnasium.register(gym_id(name), entry_point=lambda **options: make(name, **options))
         return spec

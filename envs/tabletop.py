@@ -6,7 +6,7 @@ What a `TaskEnv` is, with cameras front and wrist, a state of 17 numbers (STATE_
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from .rendering import Cameras
 from .scene import FRONT_DEGREES
 from .simulation import CONTROL_HZ, Simulation
 from .task_env import Script, TaskEnv, digest, told
-
-if TYPE_CHECKING:
-    from .task import Task
 
 VIEWS = {"front": f"sRGB, {FRONT_DEGREES} degrees high, the table", "wrist": "sRGB, 75 degrees high, the gripper"}
 CAMERAS = tuple(VIEWS)
@@ -42,6 +39,22 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
     return build_contract("panda_primitives", CONTROL_HZ, VIEWS, image_size, state, action, ENTITIES)
 
 
+class TabletopTask(Protocol):
+    """What the environment asks of a task; `envs.task.Task` says more of each."""
+
+    fixtures: ClassVar[tuple[str, ...]]
+    horizon: ClassVar[int]
+    picks_object: ClassVar[bool]
+
+    def reset(self, sim: Simulation, rng: np.random.Generator) -> None: ...
+    def success(self, sim: Simulation) -> bool: ...
+    def reward(self, sim: Simulation) -> float: ...
+    def script(self, sim: Simulation, seed: int) -> Script: ...
+    def instruction(self, sim: Simulation) -> str: ...
+    def wrong_instruction(self, sim: Simulation) -> str | None: ...
+    def referents(self, sim: Simulation) -> tuple[str | None, str | None]: ...
+
+
 class TabletopEnv(TaskEnv):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
     entities = ENTITIES
@@ -49,7 +62,7 @@ class TabletopEnv(TaskEnv):
     def __init__(
         self,
         name: str,
-        task: "Task",
+        task: TabletopTask,
         cameras: tuple[str, ...] = CAMERAS,
         image_size: int = 96,
         render_mode: str | None = "rgb_array",
@@ -91,8 +104,7 @@ class TabletopEnv(TaskEnv):
         self._cameras.close()
 
     def expert(self, seed: int) -> Script:
-        names = tuple(self.task.name(self.sim, i) for i in sorted(self.sim.colour_of))
-        return self.task.expert(self.sim, names, seed)
+        return self.task.script(self.sim, seed)
 
     def snapshot(self) -> Callable[[], None]:
         steps, moved_back = self._steps, self.sim.snapshot()

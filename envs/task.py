@@ -13,6 +13,7 @@ from .entities import sample_colours
 from .errors import EnvError
 from .scene import OBJECTS
 from .simulation import Simulation
+from .task_env import Script
 
 if TYPE_CHECKING:
     from .experts import Expert
@@ -54,6 +55,10 @@ class Task:
 
     def reward(self, sim: Simulation) -> float:
         raise NotImplementedError
+
+    def script(self, sim: Simulation, seed: int) -> Script:
+        """The expert of one episode; call it after `reset`."""
+        return self.expert(sim, tuple(self.name(sim, i) for i in sorted(sim.colour_of)), seed)
 
     # -- helpers for subclasses: object 0 is the one meant ---------------------------------------------------------
     def place_objects(

@@ -59,7 +59,8 @@ class SpokenPlan:
 
 
 class PretrainedPlanner(nn.Module):
-    """P of policy/model.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B, P) bool."""
+    """P of policy/networks/tandem.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B,
+    P) bool."""
 
     def __init__(self, cfg: PretrainedPlannerConfig):
         super().__init__()

@@ -66,7 +66,7 @@ class Plan:
 
 
 class System2(nn.Module):
-    """P of policy/model.py."""
+    """P of policy/networks/tandem.py."""
 
     def __init__(self, cfg: System2Config):
         super().__init__()

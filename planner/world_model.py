@@ -41,7 +41,7 @@ class Forecast:
 
 
 class WorldModel(nn.Module):
-    """W of policy/model.py."""
+    """W of policy/networks/tandem.py."""
 
     def __init__(self, cfg: WorldModelConfig):
         super().__init__()

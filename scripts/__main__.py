@@ -1,8 +1,10 @@
 """`tandem <verb>`: finds the verb's file, parses its flags with tyro, and turns known errors into one line."""
 
+import difflib
 import importlib
 import io
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -28,7 +30,7 @@ VERBS = {
 # Errors that name what was wrong and what to do. Looked up without importing, so that `--help` stays quick.
 ERRORS = (
     "tandem.envs.errors.EnvError", "tandem.data.errors.DataError", "tandem.policy.errors.PolicyError",
-    "tandem.scripts.errors.UserError",
+    "tandem.scripts.shared.errors.UserError",
 )  # fmt: skip
 
 
@@ -47,19 +49,24 @@ def main() -> int:
         print(f"tandem {metadata.version('tandem-vla')}")
         return 0
     if arguments[0] not in VERBS:
-        print(f"tandem: error: unknown verb {arguments[0]!r}; known: {', '.join(VERBS)}", file=sys.stderr)
+        near = difflib.get_close_matches(arguments[0], VERBS, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        print(f"tandem: error: unknown verb {arguments[0]!r}; {guess}known: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     return run(arguments[0], arguments[1:])
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    from .malloc import keep_pages
+    from .machine.malloc import keep_pages
 
     keep_pages()
     for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
         code = _run(verb, arguments)
+    except SystemExit:  # of a help text
+        _nobody_reads()
+        raise
     except KeyboardInterrupt as stop:
         print(f"tandem: stopped. {stop}", file=sys.stderr)
         return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
@@ -80,14 +87,16 @@ def _run(verb: str, arguments: list[str]) -> int:
     """Known errors are one line."""
     try:
         module = importlib.import_module(f"tandem.scripts.{verb}")
-        import tyro
-
-        args = tyro.cli(module.Args, prog=f"tandem {verb}", args=arguments, description=module.__doc__)
+        args = parse(verb, module, arguments)
         if getattr(args, "dry_run", False):
             print(json.dumps({"verb": verb} | resolved(module, args), indent=1, default=str))
             return 0
-        return int(module.main(args))
+        code = int(module.main(args))
+        sys.stdout.flush()
+        return code
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         if heard or not isinstance(error, (OSError, *known_errors())):
             raise
         print(f"tandem: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -97,6 +106,25 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"tandem: error: too little memory ({_first_line(error)}); close other programs", file=sys.stderr)
         return 2
+
+
+def _nobody_reads() -> bool:
+    """Did what reads our output end, as in `tandem results | head`? From then on it goes nowhere."""
+    try:
+        sys.stdout.flush()
+        return False
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def parse(verb: str, module: Any, arguments: list[str]) -> Any:
+    """The verb's flags: a verb of several kinds of arguments has a `parse` of its own."""
+    if hasattr(module, "parse"):
+        return module.parse(arguments)
+    import tyro
+
+    return tyro.cli(module.Args, prog=f"tandem {verb}", args=arguments, description=module.__doc__)
 
 
 def _is_short_of_memory(error: Exception) -> bool:

@@ -1,36 +1,66 @@
 """Measure on this machine: rates of environments, loading, training and inference; blocks beside the reference's; and
 small versions of the headline results of the papers that the backbone follows; what reinforcement learning adds."""
 
+import difflib
 import importlib
-import operator
-import sys
-from functools import reduce
-from typing import Annotated, Any
+import importlib.util
+from typing import Any
 
 import tyro
 
-from .manifest import this_code, this_command
-from .results import add_to_result, write_result
+from .publish.figures import add_to_result, write_result
+from .publish.manifest import this_code, this_command
+from .shared.errors import UserError
 
-PAPERS = ("engram", "mhc", "dsa", "recall", "mtp", "balance")
-MACHINE = ("env", "data", "train", "latency", "backbone")
-TOPICS = (*MACHINE, "system2", "rl", "scratch", "noise", "eyes", "fuzz", *PAPERS)  # scripts/benches/TOPIC.py
+# Topic -> the folder of its file below scripts/benches/, and what it measures.
+TOPICS = {
+    "env": ("speed", "control steps per second on one core, without images and with two of 96x96 pixels"),
+    "data": ("speed", "frames per second of the training loader"),
+    "train": ("speed", "samples/s and FLOP/s of stage act, beside the machine's GEMM rate"),
+    "latency": ("speed", "milliseconds of a controller's inference and of a planner's"),
+    "backbone": ("speed", "every block beside transformers' own module with the same weights"),
+    "system2": ("policy", "which trunk of System 2 learns to plan best"),
+    "noise": ("policy", "success against the noise that the flow begins with"),
+    "eyes": ("policy", "success where a part of the policy is replaced by its oracle"),
+    "rl": ("rl", "success before and after reinforcement learning"),
+    "scratch": ("rl", "learning without any policy, for reference"),
+    "fuzz": ("fuzz", "what comes of damaged files"),
+    "engram": ("papers", "an n-gram memory beside none, at equal parameters"),
+    "mhc": ("papers", "several residual streams beside one"),
+    "dsa": ("papers", "sparse attention beside dense"),
+    "recall": ("papers", "mixers that must recall what they have read"),
+    "mtp": ("papers", "multi-token prediction as a drafter"),
+    "balance": ("papers", "experts balanced by a bias beside a loss"),
+}
 
 
-def _args() -> Any:
-    modules = {topic: importlib.import_module(f"tandem.scripts.benches.{topic}") for topic in TOPICS}
-    named = [
-        Annotated[module.Args, tyro.conf.subcommand(topic, description=module.__doc__)]
-        for topic, module in modules.items()
-    ]
-    return reduce(operator.or_, named)
+def parse(arguments: list[str]) -> Any:
+    """The topic's flags. The other topics are not imported."""
+    known = {topic: what for topic, (folder, what) in TOPICS.items() if _is_installed(folder)}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: tandem bench <topic> [flags]; tandem bench <topic> --help explains them\n")
+        print("\n".join(f"  {topic:9} {what}" for topic, what in known.items()))
+        raise SystemExit(0 if arguments else 2)
+    topic = arguments[0]
+    if topic not in known:
+        near = difflib.get_close_matches(topic, known, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown topic {topic!r}; {guess}known: {', '.join(known)}")
+    module = importlib.import_module(f"{_folder(TOPICS[topic][0])}.{topic}")
+    return tyro.cli(module.Args, prog=f"tandem bench {topic}", args=arguments[1:], description=module.__doc__)
 
 
-Args = _args()
+def _folder(name: str) -> str:
+    return f"{__package__}.benches.{name}"
+
+
+def _is_installed(folder: str) -> bool:
+    """The papers' topics are in a checkout only."""
+    return importlib.util.find_spec(_folder(folder)) is not None
 
 
 def main(args: Any) -> int:
-    module = sys.modules[type(args).__module__]
+    module = importlib.import_module(type(args).__module__)
     this_code()  # as it is now, not when the figures are written
     metrics = module.measure(args)
     show(metrics)

@@ -23,11 +23,11 @@ from ..data.reader import Dataset
 from ..data.stopping import Stop
 from ..data.writer import Recorder
 from ..policy.errors import CannotBegin, PolicyError
-from ..policy.faults import EVERYONES, described
-from ..policy.pool import Crash, Pool
-from ..policy.worker import SLOW, beat, pace
-from .errors import UserError
-from .settings import at_least, layouts
+from ..policy.evaluate.faults import EVERYONES, described
+from ..policy.evaluate.pool import Crash, Pool
+from ..policy.evaluate.worker import SLOW, beat, pace
+from .shared.errors import UserError
+from .shared.settings import at_least, layouts
 
 # Recorded beyond the first success [s]: without it the data never shows how a goal is held, and policies that arrive
 # slightly off have seen nothing like it: they stop a hair before the threshold at which every demonstration ends.

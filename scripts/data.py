@@ -19,7 +19,7 @@ from ..data.kinds import action_kinds
 from ..data.reader import Dataset
 from ..data.rename import parse_rename
 from ..data.repair import repair as repair_files
-from .errors import UserError
+from .shared.errors import UserError
 
 
 @dataclass(frozen=True)

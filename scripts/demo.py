@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..policy.run import default_output
+from ..policy.train.run_folder import default_output
 from . import eval as evaluation
 from . import train, watch
-from .results import write_result
+from .publish.figures import write_result
 
 EPISODES = 20  # per task: 60 held-out seeds in all
 

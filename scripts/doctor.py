@@ -61,7 +61,7 @@ def tasks() -> list[Finding]:
 
 
 def rendering() -> list[Finding]:
-    from .gl import BACKENDS, probe
+    from .machine.gl import BACKENDS, probe
 
     probes = {backend: probe(backend) for backend in BACKENDS}
     working = [backend for backend, found in probes.items() if found.works]
@@ -125,9 +125,8 @@ def physics() -> list[Finding]:
 def compute() -> list[Finding]:
     import torch
 
-    from ..policy.device import resolve_device
-    from ..policy.precision import fastest_dtype, gemm_rate
-    from .malloc import keep_pages
+    from ..policy.compute import fastest_dtype, gemm_rate, resolve_device
+    from .machine.malloc import keep_pages
 
     computes = resolve_device("auto")
     rate, half = (gemm_rate(dtype, computes) / 1e9 for dtype in (torch.float32, torch.bfloat16))

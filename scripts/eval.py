@@ -17,19 +17,19 @@ from rich.table import Table
 from ..data.files import write_atomic
 from ..data.progress import progress_bar
 from ..data.stopping import Stop
-from ..policy import checkpoint
-from ..policy.agent import Runtime
-from ..policy.agents import AgentSpec
-from ..policy.evaluate import EPISODES_FILE, evaluate, in_use, measured, plan, resolve_tasks, summary
-from ..policy.rollout import CONTROLS, FAILED, MEASURED, Outcome
-from ..policy.run import default_output
-from .errors import UserError
-from .manifest import manifest, this_code, this_command
-from .published import published, train_minutes, variant
-from .results import add_to_result, write_result
-from .results_file import key_of, read_evaluation
-from .settings import at_least, layouts, same_settings
-from .tables import COLUMNS, cell
+from ..policy.act.agent import Runtime
+from ..policy.act.agents import AgentSpec
+from ..policy.checkpoint import store
+from ..policy.evaluate.episode import CONTROLS, FAILED, MEASURED, Outcome
+from ..policy.evaluate.evaluation import EPISODES_FILE, evaluate, in_use, measured, plan, resolve_tasks, summary
+from ..policy.train.run_folder import default_output
+from .publish.figures import add_to_result, write_result
+from .publish.manifest import manifest, this_code, this_command
+from .publish.results_file import key_of, read_evaluation
+from .publish.success import published, train_minutes, variant
+from .publish.tables import COLUMNS, cell
+from .shared.errors import UserError
+from .shared.settings import at_least, layouts, same_settings
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def _verdict(results: dict[str, Any]) -> int:
 def run(args: Args) -> tuple[dict[str, Any], Path]:
     """Runs the evaluation and writes results.json; returns its content and the folder."""
     _refuse_nonsense(args)
-    spec = AgentSpec(
-        args.agent, str(checkpoint.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime
-    )
+    spec = AgentSpec(args.agent, str(store.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime)
     tasks = resolve_tasks(args.tasks or _trained_on(spec))
     modes = _modes(args, spec)
     if args.output is not None:
@@ -92,7 +90,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
     folder = args.output or default_output("eval", Path(args.checkpoint or args.agent).name)
     with Stop() as stop, in_use(folder):
         _refuse_another(folder, args.resume)  # again: another evaluation may have been quicker
-        made = checkpoint.digest(spec.checkpoint) if spec.checkpoint else args.agent
+        made = store.digest(spec.checkpoint) if spec.checkpoint else args.agent
         same_settings(folder, {"checkpoint": made, "runtime": _stored_runtime(args.runtime)})
         outcomes = _evaluate(args, spec, tasks, modes, folder, stop)
         stop.finish(f"continue with the same command, --resume and --output {folder}")
@@ -113,10 +111,10 @@ def _modes(args: Args, spec: AgentSpec) -> tuple[Literal["hierarchical", "flat"]
     """Those asked for; flat alone where a planner has learned nothing and was not asked for by itself."""
     if args.agent != "checkpoint":
         return ("hierarchical",)
-    able = checkpoint.modes(spec.checkpoint)
+    able = store.modes(spec.checkpoint)
     if args.modes != Args.modes or able == args.modes:
         return args.modes
-    print(checkpoint.why_flat(args.checkpoint))
+    print(store.why_flat(args.checkpoint))
     return able
 
 
@@ -180,12 +178,12 @@ def _needed(args: Args) -> str:
 def _trained_on(spec: AgentSpec) -> tuple[str, ...]:
     if not spec.checkpoint:
         return ("tabletop",)
-    return checkpoint.tasks(spec.checkpoint)
+    return store.tasks(spec.checkpoint)
 
 
 def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
     """Loads the policy once here, so that a bad checkpoint is one line and not a worker's traceback."""
-    from ..policy.agents import load_agent
+    from ..policy.act.agents import load_agent
 
     load_agent(spec, tasks)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import read_object, write_atomic
-from ..policy import checkpoint
-from ..policy.bundle import Bundle
-from ..policy.packed import pack
-from .errors import UserError
-from .published import ACTING
-from .results import read_result, result_file, shown
-from .tables import render
+from ..policy.checkpoint import store
+from ..policy.checkpoint.bundle import Bundle
+from ..policy.checkpoint.quantise import pack
+from .publish.figures import read_result, result_file, shown
+from .publish.success import ACTING
+from .publish.tables import render
+from .shared.errors import UserError
 
 KEPT = ("stage", "step", "seconds", "data_digest", "rl")  # of what a checkpoint says about its training
 
@@ -31,19 +31,19 @@ class Args:
 def main(args: Args) -> int:
     if args.output.exists():
         raise UserError(f"{args.output} exists; remove it or choose another --output")
-    folder = checkpoint.resolve(args.checkpoint)
+    folder = store.resolve(args.checkpoint)
     figures = [_figure(name) for name in args.results]
     bundle = Bundle.load(folder)
     weights = dict(bundle.model.state_dict())
     rest = {name.split(".")[0] for name in weights} - set(ACTING)
-    about = checkpoint.progress(folder)
-    recipe = checkpoint.recipe(folder)
+    about = store.progress(folder)
+    recipe = store.recipe(folder)
     files = bundle.files(pack(weights, coarse=tuple(f"{name}." for name in sorted(rest))))
     files |= {
-        checkpoint.RECIPE: recipe,
-        checkpoint.PROGRESS: {key: about[key] for key in KEPT if key in about},
+        store.RECIPE: recipe,
+        store.PROGRESS: {key: about[key] for key in KEPT if key in about},
     }
-    copy = checkpoint.save(args.output / "checkpoints", int(folder.name), files)
+    copy = store.save(args.output / "checkpoints", int(folder.name), files)
     write_atomic(args.output / "README.md", card(args, folder, recipe, about, figures).encode())
     size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file() and not file.is_symlink())
     print(f"{copy}: {size / 1e6:.1f} MB\nnext: tandem eval --checkpoint {args.output}")
@@ -61,7 +61,7 @@ def card(args: Args, folder: Path, recipe: dict[str, Any], about: dict[str, Any]
         "",
         f"- trained by `{made.get('command', 'unknown')}`, code `{made.get('code', 'unknown')}`",
         f"- seed {recipe.get('seed', 'unknown')}, {about['seconds'] / 60:.1f} minutes, data digest `{data_digest}`",
-        f"- packed: 8 bits a number, 4 where nothing acts on it; its original: `{checkpoint.digest(folder)[:16]}`",
+        f"- packed: 8 bits a number, 4 where nothing acts on it; its original: `{store.digest(folder)[:16]}`",
         "- no pretrained weights",
         "- for simulation; it knows the tasks, the cameras and the words of its demonstrations, and nothing else",
     ]

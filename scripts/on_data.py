@@ -9,31 +9,31 @@ from pathlib import Path
 from ..data.cache import FrameCache
 from ..data.files import json_bytes, write_atomic
 from ..data.rename import parse_rename
-from ..policy import checkpoint
-from ..policy.bundle import Bundle, agree
-from ..policy.evaluate import in_use
-from ..policy.held_out import measure, report
-from ..policy.run import default_output
-from .manifest import manifest, this_command
+from ..policy.checkpoint import store
+from ..policy.checkpoint.bundle import Bundle, agree
+from ..policy.evaluate.evaluation import in_use
+from ..policy.train.held_out import measure, report
+from ..policy.train.run_folder import default_output
+from .publish.manifest import manifest, this_command
 
 
 def measure_on_data(
     folder: str, data: Sequence[Path], rename: Sequence[str], cache_dir: Path, output: Path | None
 ) -> int:
     """folder: of a checkpoint; writes held_out.json and prints it as a table."""
-    found = checkpoint.resolve(folder)
+    found = store.resolve(folder)
     bundle = Bundle.load(found)
     cache = FrameCache.build(list(data), cache_dir, rename=parse_rename(rename), image_size=bundle.sizes.image_size)
     agree(bundle.contract, cache.contract, "the data")
     every = range(len(cache.episode_start))
-    learned_from = checkpoint.progress(found).get("data_digest") == cache.digest
-    held_out = checkpoint.recipe(found).get("held_out") or ()
+    learned_from = store.progress(found).get("data_digest") == cache.digest
+    held_out = store.recipe(found).get("held_out") or ()
     measured = measure(bundle, cache, held_out if learned_from and held_out else every)
     if learned_from and not held_out:
         print("the policy has learned from all of these episodes: on others it will do worse")
     print(report(measured))
     with in_use(output or default_output("eval", Path(folder).name)) as where:
-        about = manifest(checkpoint=checkpoint.digest(found), command=this_command())
+        about = manifest(checkpoint=store.digest(found), command=this_command())
         write_atomic(where / "held_out.json", json_bytes({"manifest": about, "learned_from": learned_from} | measured))
     print(f"results: {where / 'held_out.json'}")
     return 0

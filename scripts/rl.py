@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import envs
-from ..policy.run import Run, default_output
-from .errors import UserError
-from .manifest import say_changes, say_how
-from .settings import at_least
+from ..policy.train.run_folder import Run, default_output
+from .publish.manifest import say_changes, say_how
+from .shared.errors import UserError
+from .shared.settings import at_least
 
 if TYPE_CHECKING:
-    from ..policy.agents import AgentSpec
-    from ..policy.bundle import Bundle
-    from ..policy.rl.progress import Learning
+    from ..policy.act.agents import AgentSpec
+    from ..policy.checkpoint.bundle import Bundle
+    from ..policy.rl.shared.learning_run import Learning
 
 
 @dataclass(frozen=True)
@@ -42,28 +42,28 @@ class Args:
 
 
 def main(args: Args) -> int:
-    from ..policy import checkpoint
-    from ..policy.agent import Runtime
-    from ..policy.agents import AgentSpec, load_agent
-    from ..policy.bundle import Bundle
-    from ..policy.rl.progress import Learning, Limits
+    from ..policy.act.agent import Runtime
+    from ..policy.act.agents import AgentSpec, load_agent
+    from ..policy.checkpoint import store
+    from ..policy.checkpoint.bundle import Bundle
+    from ..policy.rl.shared.learning_run import Learning, Limits
 
     _refuse_nonsense(args)
     if args.method == "scratch":
         return _scratch(args)
     if not args.checkpoint:
         raise UserError("no --checkpoint given; pass the output folder of `tandem train`")
-    base = checkpoint.resolve(args.checkpoint)
+    base = store.resolve(args.checkpoint)
     bundle = Bundle.load(base)
     _stackable(args.method, bundle)
-    tasks = envs.resolve(args.tasks or checkpoint.tasks(base))
+    tasks = envs.resolve(args.tasks or store.tasks(base))
     spec = AgentSpec("checkpoint", str(base), Runtime(mode=args.mode))
     load_agent(spec, tasks)  # here, so that a policy of other tasks is one line and not a worker's traceback
     output = args.output or default_output("rl", args.method)
     _refuse_others(output)
     learn = _METHODS[args.method](args, spec, tasks, bundle)  # what is missing is said before the run begins
     with Run(output, args.resume) as run:
-        about = {"method": args.method, "mode": args.mode, "base": checkpoint.digest(base), "seed": args.seed}
+        about = {"method": args.method, "mode": args.mode, "base": store.digest(base), "seed": args.seed}
         limits = Limits(args.steps, args.minutes, step=args.step_deadline)
         learning = Learning(run=run, limits=limits, base=base, bundle=bundle, tasks=tasks, about=about)
         print(f"{args.method} on {', '.join(tasks)}; output {output}")
@@ -73,7 +73,7 @@ def main(args: Args) -> int:
         learn(learning)
         if run.stop_requested:
             raise run.stopped(f"continue with the same command and --resume --output {output}")
-        if not checkpoint.exists(output):
+        if not store.exists(output):
             learning.save_untaught("the time was too short for a round")
     print(f"{learning.steps} steps, {learning.seconds / 60:.1f} minutes{_left_out(learning.left_out)}")
     print(f"next: tandem eval --checkpoint {output} --modes {args.mode} --controls normal")
@@ -88,7 +88,7 @@ def _left_out(reasons: dict[str, int]) -> str:
 
 
 def _refuse_nonsense(args: Args) -> None:
-    from ..policy.rl.layouts import SEEDS
+    from ..policy.rl.shared.seeds import SEEDS
 
     at_least(args, workers=1, seed=0, steps=1)  # layouts of negative seeds are those of evaluation
     if args.resume and args.output is None:
@@ -105,7 +105,7 @@ def _refuse_nonsense(args: Args) -> None:
 
 def _refuse_others(output: Path) -> None:
     """A folder that is not of `tandem rl`, or only just begun."""
-    from ..policy.rl.progress import ASKED
+    from ..policy.rl.shared.learning_run import ASKED
 
     begun = {".lock", "tensorboard", "log.jsonl", "made_with.json", "experience"}
     if output.exists() and not (output / ASKED).exists() and {file.name for file in output.iterdir()} - begun:
@@ -121,9 +121,9 @@ def _stackable(method: str, bundle: "Bundle") -> None:
 
 
 def _scratch(args: Args) -> int:
-    from ..policy.rl.progress import Limits, Practice
+    from ..policy.rl.shared.learning_run import Limits, Practice
 
-    scratch = _needs_sb3("tandem.policy.rl.scratch").scratch
+    scratch = _needs_sb3("tandem.policy.rl.dsrl.scratch").scratch
     tasks = envs.resolve(args.tasks)
     if len(tasks) != 1 or tasks[0] not in envs.suite("tabletop"):
         raise UserError(
@@ -146,7 +146,7 @@ Learn = Callable[["Learning"], None]
 
 
 def _dsrl(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
-    module = _needs_sb3("tandem.policy.rl.dsrl")
+    module = _needs_sb3("tandem.policy.rl.dsrl.dsrl")
     return lambda learning: module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
 
 
@@ -159,9 +159,9 @@ def _needs_sb3(module: str) -> Any:
 
 def _recap(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
     from ..data.cache import FrameCache
-    from ..policy.bundle import agree
-    from ..policy.rl.recap import Recap, recap
-    from ..policy.rl.samples import shown
+    from ..policy.checkpoint.bundle import agree
+    from ..policy.rl.recap.recap import Recap, recap
+    from ..policy.rl.shared.frames import shown
 
     for task in tasks:
         _expert(task)
@@ -190,8 +190,8 @@ def _expert(task: str) -> None:
 
 
 def _gradient(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
-    from ..policy.rl.baselines import Group, Value
-    from ..policy.rl.flow_policy_gradient import FlowPolicyGradient, flow_policy_gradient
+    from ..policy.rl.ppo.baselines import Group, Value
+    from ..policy.rl.ppo.ppo import FlowPolicyGradient, flow_policy_gradient
 
     for task in tasks if args.method == "ppo" else ():
         _dense(task)
@@ -217,9 +217,9 @@ _METHODS: dict[str, Callable[[Args, "AgentSpec", tuple[str, ...], "Bundle"], Lea
 
 
 def _demonstrations(base: Path) -> tuple[Path, ...]:
-    from ..policy import checkpoint
+    from ..policy.checkpoint import store
 
-    preset = checkpoint.recipe(base)["name"]
+    preset = store.recipe(base)["name"]
     folder = Path("datasets") / preset
     if not folder.exists():
         raise UserError(

@@ -11,11 +11,11 @@ from typing import Any
 
 from .. import envs
 from ..data.files import json_bytes, write_atomic
-from ..policy.recipe import Recipe, Stage, preset, refuse_sizes
-from ..policy.run import default_output
+from ..policy.train.recipe import Recipe, Stage, preset, refuse_sizes
+from ..policy.train.run_folder import default_output
 from . import collect
-from .errors import UserError
-from .manifest import say_changes, say_how, this_code
+from .publish.manifest import say_changes, say_how, this_code
+from .shared.errors import UserError
 
 WATCHED_SEED = 100_000  # first layout of what is only watched
 
@@ -44,7 +44,7 @@ class Args:
 
 
 def recipe_of(args: Args) -> Recipe:
-    from ..policy.device import resolve_device
+    from ..policy.compute import resolve_device
 
     recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
     usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
@@ -74,9 +74,9 @@ def resolve(args: Args) -> dict[str, Any]:
 def main(args: Args) -> int:
     from ..data.cache import FrameCache
     from ..data.rename import parse_rename
-    from ..policy.bundle import Bundle
-    from ..policy.held_out import measure, report, split
-    from ..policy.train import refuse_another, train
+    from ..policy.checkpoint.bundle import Bundle
+    from ..policy.train.held_out import measure, report, split
+    from ..policy.train.run import refuse_another, train
 
     begin = time.perf_counter()
     recipe = recipe_of(args)

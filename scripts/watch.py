@@ -18,22 +18,22 @@ import numpy as np
 from ..data.files import write_atomic
 from ..data.progress import progress_bar
 from ..data.stopping import Stop
-from ..policy import checkpoint
-from ..policy.agent import Runtime
-from ..policy.agents import AgentSpec, load_agent
-from ..policy.evaluate import Hope, in_use, resolve_tasks
-from ..policy.pool import Crash, Pool
-from ..policy.rollout import FAILED, MEASURED, Episode, Outcome, attempt, crashed, prepared
-from ..policy.run import default_output
-from ..policy.worker import SLOW, beat
-from .animation import animation, thumbnails
-from .errors import UserError
-from .film import Film, encode, save
-from .manifest import manifest
-from .settings import at_least, layouts
-from .tables import COLUMNS, cell
+from ..policy.act.agent import Runtime
+from ..policy.act.agents import AgentSpec, load_agent
+from ..policy.checkpoint import store
+from ..policy.evaluate.episode import FAILED, MEASURED, Episode, Outcome, attempt, crashed, prepared
+from ..policy.evaluate.evaluation import Hope, in_use, resolve_tasks
+from ..policy.evaluate.pool import Crash, Pool
+from ..policy.evaluate.worker import SLOW, beat
+from ..policy.train.run_folder import default_output
+from .film.animation import animation, thumbnails
+from .film.film import Film, encode, save
+from .publish.manifest import manifest
+from .publish.tables import COLUMNS, cell
+from .shared.errors import UserError
+from .shared.settings import at_least, layouts
 
-PAGE = Path(__file__).parent / "report" / "page.html"
+PAGE = Path(__file__).parent / "film" / "page.html"
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def _mode(spec: AgentSpec) -> str:
     """How the agent runs; says so where its planner has learned nothing."""
     if spec.kind != "checkpoint":
         return "hierarchical"
-    able = checkpoint.modes(spec.checkpoint)
+    able = store.modes(spec.checkpoint)
     if spec.runtime.mode is None and able == ("flat",):
-        print(checkpoint.why_flat(spec.checkpoint))
+        print(store.why_flat(spec.checkpoint))
     return spec.runtime.mode or able[0]
 
 
@@ -179,13 +179,13 @@ def _spec(args: Args) -> AgentSpec:
         return AgentSpec(args.agent)
     if not args.checkpoint:
         raise UserError("no --checkpoint given; pass the output folder of `tandem train`, or --agent expert")
-    return AgentSpec("checkpoint", str(checkpoint.resolve(args.checkpoint)), replace(args.runtime, pictures=True))
+    return AgentSpec("checkpoint", str(store.resolve(args.checkpoint)), replace(args.runtime, pictures=True))
 
 
 def _trained_on(args: Args) -> tuple[str, ...]:
     if args.agent != "checkpoint":
         return ("tabletop",)
-    return checkpoint.tasks(args.checkpoint)
+    return store.tasks(args.checkpoint)
 
 
 def _command(clip: Clip, args: Args) -> str:
@@ -204,7 +204,7 @@ def _changed(runtime: Runtime) -> str:
 
 def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
     who = args.checkpoint or f"the {args.agent} agent"
-    about = manifest(checkpoint=checkpoint.digest(args.checkpoint)[:16] if args.checkpoint else args.agent)
+    about = manifest(checkpoint=store.digest(args.checkpoint)[:16] if args.checkpoint else args.agent)
     parts = {
         "title": "Tandem rollouts",
         "lead": f"{html.escape(str(who))} · {succeeded(clips)}",

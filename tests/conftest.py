@@ -23,7 +23,7 @@ def pytest_configure(config):
 
 def pytest_sessionfinish(session):
     if session.config.getoption("--publish-faults") and "PYTEST_XDIST_WORKER" not in os.environ:
-        from tandem.scripts.results import write_result
+        from tandem.scripts.publish.figures import write_result
 
         metrics = session.config.pluginmanager.get_plugin("faults").metrics()
         write_result("faults", "python -m pytest -m fault --publish-faults", metrics)
@@ -46,7 +46,7 @@ def frames(demonstrations, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recipe():
-    from tandem.policy.recipe import debug
+    from tandem.policy.train.recipe import debug
 
     return replace(debug(), threads=1, device="cpu", precision="fp32", tasks=("reach", "press_button"))
 
@@ -54,7 +54,7 @@ def recipe():
 @pytest.fixture(scope="session")
 def trained(frames, recipe, tmp_path_factory):
     """The output folder of a finished debug run."""
-    from tandem.policy.train import train
+    from tandem.policy.train.run import train
 
     output = tmp_path_factory.mktemp("trained") / "run"
     train(recipe, frames, output)
@@ -64,11 +64,11 @@ def trained(frames, recipe, tmp_path_factory):
 @pytest.fixture
 def stop_once_saved(monkeypatch):
     """stop_once_saved(step): asks the run to stop once it saves this step or a later one; returns the steps saved."""
-    from tandem.policy import checkpoint
-    from tandem.policy.run import Run
+    from tandem.policy.checkpoint import store
+    from tandem.policy.train.run_folder import Run
 
     def arrange(step):
-        saves, original = [], checkpoint.save
+        saves, original = [], store.save
 
         def save(root, at, files, keep=2, spare=-1):
             saves.append(at)
@@ -76,7 +76,7 @@ def stop_once_saved(monkeypatch):
                 monkeypatch.setattr(Run, "stop_requested", True)
             return original(root, at, files, keep, spare)
 
-        monkeypatch.setattr(checkpoint, "save", save)
+        monkeypatch.setattr(store, "save", save)
         return saves
 
     return arrange

@@ -4,7 +4,7 @@ import ctypes
 import os
 import time
 
-from tandem.policy.worker import beat
+from tandem.policy.evaluate.worker import beat
 
 
 def hang():

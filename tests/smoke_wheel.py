@@ -51,7 +51,7 @@ def main() -> None:
         subprocess.run(
             [python, "-m", "tandem.scripts", "watch", "--help"], check=True, cwd=folder, stdout=subprocess.DEVNULL
         )
-        page = target / "tandem" / "scripts" / "report" / "page.html"
+        page = target / "tandem" / "scripts" / "film" / "page.html"
         assert page.exists(), f"{page} is missing from the wheel"
     print("smoke: passed")
 

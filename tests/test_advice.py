@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from tandem import envs
-from tandem.policy import checkpoint
-from tandem.policy.agent import Runtime
-from tandem.policy.agents import AgentSpec
-from tandem.policy.bundle import Bundle
-from tandem.policy.rl.advice import advise
-from tandem.policy.rl.rollouts import Job, roll_out
-from tandem.policy.rl.samples import of_advice, of_trajectory
+from tandem.policy.act.agent import Runtime
+from tandem.policy.act.agents import AgentSpec
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
+from tandem.policy.rl.shared.episodes import Job, roll_out
+from tandem.policy.rl.shared.expert_labels import advise
+from tandem.policy.rl.shared.frames import of_advice, of_trajectory
 
 needs_package = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
 MEETS = [pytest.param(f"metaworld-{name}", marks=needs_package) for name in ("push-back", "hammer", "door-close")]
@@ -67,7 +67,7 @@ def test_a_simulator_that_cannot_be_put_back_is_not_asked(monkeypatch):
 
 
 def test_chunks_are_advised_where_the_policy_acts(trained):
-    bundle, spec = Bundle.load(trained), AgentSpec("checkpoint", str(checkpoint.resolve(trained)), Runtime(mode="flat"))
+    bundle, spec = Bundle.load(trained), AgentSpec("checkpoint", str(store.resolve(trained)), Runtime(mode="flat"))
     ran = roll_out(Job(spec, "reach", 7, takeover=0.3, advised=True))
     given, expert = ran.arrays["advised"], ran.arrays["expert"][ran.arrays["look"]]
     assert expert.any() and not expert.all() and ((given == 0) == expert).all()

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from tandem.planner.system2 import Plan
-from tandem.policy import checkpoint
-from tandem.policy.agent import Runtime, TandemAgent
-from tandem.policy.bundle import Bundle
+from tandem.policy.act.action_limiter import ActionLimiter
+from tandem.policy.act.agent import Runtime, TandemAgent
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import AgentGaveUp, PolicyError
-from tandem.policy.limiter import ActionLimiter
-from tandem.policy.train import train
+from tandem.policy.train.run import train
 
 BAD = np.array([np.nan, 0.0, 0.0])
 
@@ -132,7 +132,7 @@ def test_latency_lets_the_last_chunk_go_on_and_is_said_where_it_is_too_long(bund
 def test_a_policy_from_before_stage_think_runs_flat_and_is_refused_by_name_otherwise(frames, recipe, tmp_path):
     train(replace(recipe, think=replace(recipe.think, steps=0)), frames, tmp_path / "run")
     early = Bundle.load(tmp_path / "run")
-    assert checkpoint.modes(tmp_path / "run") == ("flat",)
+    assert store.modes(tmp_path / "run") == ("flat",)
     assert TandemAgent(early, Runtime()).runtime.mode == "flat"
     with pytest.raises(PolicyError, match="learned nothing"):
         TandemAgent(early, Runtime(mode="hierarchical"))

@@ -110,7 +110,7 @@ def test_a_camera_that_is_a_path_is_refused_before_anything_is_written(
 def test_a_linked_lock_is_refused_and_its_target_untouched(
     tmp_path: Path, outside: Path, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tandem.policy.run import Run
+    from tandem.policy.train.run_folder import Run
     from tandem.scripts.__main__ import run
 
     root, before = toy_dataset(tmp_path / "set"), seen(outside)

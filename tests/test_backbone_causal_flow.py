@@ -82,7 +82,7 @@ def test_reading_in_steps_equals_reading_at_once(cuts: list[int]) -> None:
 def test_parity_with_deepseek_ocr2(width: int, m: int, cfg: CausalFlowConfig, seed: int) -> None:
     """Tokens and gradients; `strict`: every weight of theirs has a place."""
     modeling = pytest.importorskip("transformers.models.deepseek_ocr2.modeling_deepseek_ocr2")
-    from tandem.scripts.benches.pairs.memory import flow_config, flow_weights
+    from tandem.scripts.benches.speed.pairs.memory import flow_config, flow_weights
 
     ours = flow(width, cfg, seed)
     theirs = modeling.DeepseekOcr2VisionEncoder(flow_config(modeling.DeepseekOcr2VisionEncoderConfig, width, cfg))

@@ -10,7 +10,7 @@ from tandem.backbone.delta_rule import chunked, recurrent, unit_lower_inverse
 from tandem.backbone.gated_deltanet import GatedDeltaNet, GatedDeltaNetConfig
 from tandem.backbone.scope import Scope, scope
 from tandem.backbone.short_conv import Tail, short_conv
-from tandem.scripts.benches.pairs.deltanet import reference_config
+from tandem.scripts.benches.speed.pairs.deltanet import reference_config
 from torch import Tensor, nn
 
 TINY = GatedDeltaNetConfig(key_heads=2, value_heads=4, key_width=8, value_width=6, kernel=4)

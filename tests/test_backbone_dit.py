@@ -6,7 +6,7 @@ import pytest
 import torch
 from tandem.backbone.dit import DiTBlock, DiTConfig
 from tandem.backbone.rope import Angles, rotate_pairs
-from tandem.scripts.benches.pairs.residuals import load_z_image
+from tandem.scripts.benches.speed.pairs.residuals import load_z_image
 from torch import Tensor, nn
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}

@@ -120,7 +120,7 @@ def test_every_head_and_layer_has_a_prime_and_a_part_of_the_table_of_its_own() -
 def test_parity_with_qwen4_exp(seed: int, width: int, streams: int, changes: dict[str, int]) -> None:
     """Hash, look-up, gate, convolution and gradients, with continuous tokens as their eos under their conv mask."""
     modeling = pytest.importorskip("transformers.models.qwen4_exp.modeling_qwen4_exp")
-    from tandem.scripts.benches.pairs.memory import from_reference, reference_config
+    from tandem.scripts.benches.speed.pairs.memory import from_reference, reference_config
 
     torch.manual_seed(seed)
     cfg, layer = replace(CONFIG, seed=seed, **changes), seed

@@ -15,7 +15,7 @@ from tandem.backbone.hyper_connections import (
     expand,
 )
 from tandem.backbone.sinkhorn import birkhoff, sinkhorn
-from tandem.scripts.benches.mhc import Args, gains, measure
+from tandem.scripts.benches.papers.mhc import Args, gains, measure
 from torch import Tensor, nn
 
 CFG = HyperConfig()

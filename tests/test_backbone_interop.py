@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tandem.backbone.dsa import SparseAttention
-from tandem.backbone.interop import FAMILIES, Shards, config_of, convert, load
+from tandem.backbone.interop.load import FAMILIES, Shards, config_of, convert, load
 from tandem.backbone.language_model import LanguageModel
 from torch import Tensor
 

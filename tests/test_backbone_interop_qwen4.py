@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tandem.backbone.interop import Shards, load
-from tandem.backbone.interop_qwen4 import parts
+from tandem.backbone.interop.load import Shards, load
+from tandem.backbone.interop.qwen4 import parts
 from tandem.backbone.scope import Scope, scope
 from torch import Tensor, nn
 

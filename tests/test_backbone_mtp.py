@@ -13,7 +13,7 @@ from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
 from tandem.backbone.moe import MoEConfig
 from tandem.backbone.mtp import MTPDrafter, MTPLayer
 from tandem.backbone.stack import StackConfig
-from tandem.scripts.benches.pairs.mtp import renamed
+from tandem.scripts.benches.speed.pairs.mtp import renamed
 from torch import Tensor, nn
 
 GATED = GatedAttentionConfig(heads=4, kv_heads=2, head_width=8)

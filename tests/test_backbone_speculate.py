@@ -15,8 +15,8 @@ from tandem.backbone.moe import MoEConfig
 from tandem.backbone.scope import Scope
 from tandem.backbone.speculate import REPLAY, Drafter, greedy, speculative
 from tandem.backbone.stack import StackConfig
-from tandem.scripts.benches import mtp
-from tandem.scripts.errors import UserError
+from tandem.scripts.benches.papers import mtp
+from tandem.scripts.shared.errors import UserError
 from torch import Tensor, nn
 from toy import toy_dataset
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from tandem import envs
-from tandem.scripts.benches.eyes import Args, measure
-from tandem.scripts.errors import UserError
+from tandem.scripts.benches.policy.eyes import Args, measure
+from tandem.scripts.shared.errors import UserError
 
 
 @pytest.mark.parametrize("task", ["push", "pick_place", "stack"])

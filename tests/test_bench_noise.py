@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tandem.policy.agent import Runtime
-from tandem.policy.bundle import Bundle
-from tandem.scripts.benches.noise import Args, best, constant, measure, shares
-from tandem.scripts.benches.nudge import Job, Nudged, succeeds
-from tandem.scripts.errors import UserError
+from tandem.policy.act.agent import Runtime
+from tandem.policy.checkpoint.bundle import Bundle
+from tandem.scripts.benches.policy.noise import Args, best, constant, measure, shares
+from tandem.scripts.benches.policy.nudge import Job, Nudged, succeeds
+from tandem.scripts.shared.errors import UserError
 
 
 def outcomes(layout, draw, rest, shape=(400, 8, 4)):

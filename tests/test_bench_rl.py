@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tandem.scripts.benches import scratch
-from tandem.scripts.benches.rl import Args, commands, measure, results
-from tandem.scripts.benches.rl_record import Record, read_record
-from tandem.scripts.benches.rl_rows import curves, gain, interval
-from tandem.scripts.benches.rl_speed import speed
-from tandem.scripts.errors import UserError
-from tandem.scripts.results import plots, write_result
+from tandem.scripts.benches.rl import scratch
+from tandem.scripts.benches.rl.record import Record, read_record
+from tandem.scripts.benches.rl.rl import Args, commands, measure, results
+from tandem.scripts.benches.rl.rows import curves, gain, interval
+from tandem.scripts.benches.rl.speed import speed
+from tandem.scripts.publish.figures import write_result
+from tandem.scripts.results import plots
+from tandem.scripts.shared.errors import UserError
 
 
 def evaluated(folder, **successes):
@@ -124,7 +125,7 @@ def test_seeds_of_other_times_stay_and_what_they_are_not_comparable_with_goes(tm
             learned(output, f"{'together' if len(after) > 1 else 'push'}_recap_{seed}", minutes, **after)
         together: tuple = ("recap",) if len(after) > 1 else ()
         args = Args(policy, tuple(after), ("recap",), len(seeds), seeds[0], (minutes,), 2, together, output=output)
-        monkeypatch.setattr("tandem.scripts.benches.rl.this_command", lambda: f"tandem bench rl {output.name}")
+        monkeypatch.setattr("tandem.scripts.benches.rl.rl.this_command", lambda: f"tandem bench rl {output.name}")
         made_by = commands(args, pages)
         for name, metrics in results(args, measure(args), pages).items():
             write_result(name, made_by[name], metrics, pages)
@@ -168,7 +169,7 @@ def test_what_is_there_is_not_run_again_and_speed_is_that_of_recap(tmp_path, pol
         measure(replace(args, minutes=(1.0, 2.0, 3.0)))
     learned(tmp_path, "stack_recap_0", stack=[True, True])
     asked = []
-    monkeypatch.setattr("tandem.scripts.benches.rl._tandem", lambda *flags: asked.append(flags))
+    monkeypatch.setattr("tandem.scripts.benches.rl.rl._tandem", lambda *flags: asked.append(flags))
     with pytest.raises(UserError, match="no episode of stack"):  # for nothing was evaluated here
         measure(replace(args, tasks=("stack",), methods=("recap",)))
     ((command, *flags),) = asked  # the policy before, and what is known of it stays
@@ -192,7 +193,7 @@ def test_with_more_minutes_a_finished_run_goes_on_and_what_it_came_to_stays(tmp_
         asked.append(flags)
         raise UserError("killed")
 
-    monkeypatch.setattr("tandem.scripts.benches.rl._tandem", fails)
+    monkeypatch.setattr("tandem.scripts.benches.rl.rl._tandem", fails)
     for _ in range(2):  # killed, and begun again
         with pytest.raises(UserError, match="killed"):
             measure(args)
@@ -208,7 +209,7 @@ def test_with_more_episodes_evaluations_go_on_and_none_gets_fewer(tmp_path, poli
     learned(tmp_path, "push_recap_0", push=[True, True])
     args = Args(policy, ("push",), ("recap",), seeds=1, episodes=3, output=tmp_path)
     asked = []
-    monkeypatch.setattr("tandem.scripts.benches.rl._tandem", lambda *flags: asked.append(" ".join(flags)))
+    monkeypatch.setattr("tandem.scripts.benches.rl.rl._tandem", lambda *flags: asked.append(" ".join(flags)))
     measured = measure(args)["push"]["recap"]
     before, after = asked
     assert "--tasks push stack --episodes 4 " in before and "--tasks push --episodes 3 " in after

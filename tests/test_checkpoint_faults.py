@@ -9,10 +9,10 @@ import time
 import pytest
 import torch
 from tandem.data.errors import DataError
-from tandem.policy import checkpoint
-from tandem.policy.bundle import Bundle
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import PolicyError
-from tandem.policy.train import train
+from tandem.policy.train.run import train
 
 FILES = ("config", "contract", "normalizer", "tokenizer", "train_config")
 
@@ -20,14 +20,14 @@ FILES = ("config", "contract", "normalizer", "tokenizer", "train_config")
 @pytest.fixture
 def copy(trained, tmp_path):
     """A checkpoint that may be spoiled."""
-    return shutil.copytree(checkpoint.resolve(trained), tmp_path / "copy")
+    return shutil.copytree(store.resolve(trained), tmp_path / "copy")
 
 
 def change(folder, name, content):
     """Replaces a file, and makes the manifest agree: as somebody would who means harm."""
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = checkpoint._fingerprint(folder / name, folder)
+    manifest["files"][name] = store._fingerprint(folder / name, folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -50,7 +50,7 @@ def test_damaged_json_of_every_kind_is_one_line(name, copy):
         change(copy, path, content)
         if name == "train_config":
             with pytest.raises((PolicyError, DataError)):
-                checkpoint.tasks(copy)
+                store.tasks(copy)
         else:
             refused(copy)
 
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_partial(when, frames
             file.write_bytes(b"half")
             raise SafetensorError("I/O error: No space left on device")
 
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(store, "save_file", full)
     with pytest.raises(PolicyError, match="could not save checkpoint .* free space and --resume"):
-        checkpoint.save(output / "checkpoints", 99, {"training_state/model.safetensors": {"w": torch.zeros(9)}})
+        store.save(output / "checkpoints", 99, {"training_state/model.safetensors": {"w": torch.zeros(9)}})
     assert {path: path.stat().st_mtime_ns for path in (output / "checkpoints").rglob("*")} == before

@@ -13,8 +13,8 @@ import pytest
 from tandem import envs
 from tandem.data.contract import Contract
 from tandem.data.writer import Recorder
-from tandem.policy.agent import Runtime
-from tandem.policy.agents import AgentSpec, load_agent
+from tandem.policy.act.agent import Runtime
+from tandem.policy.act.agents import AgentSpec, load_agent
 from tandem.scripts.__main__ import VERBS, main, run
 
 
@@ -56,7 +56,7 @@ def test_a_truncated_checkpoint(capsys, verb, trained, tmp_path):
 
 
 def test_the_last_good_checkpoint_is_taken_where_the_newest_is_damaged(trained, tmp_path):
-    from tandem.policy.checkpoint import resolve
+    from tandem.policy.checkpoint.store import resolve
 
     copy = tmp_path / "run"
     shutil.copytree(trained, copy, symlinks=True)
@@ -205,7 +205,7 @@ def test_reproducing_an_evaluation_compares_episode_by_episode(capsys, tmp_path)
 
 def test_a_recipe_says_how_many_demonstrations_each_task_gets(tmp_path, monkeypatch):
     from tandem.data.reader import Dataset
-    from tandem.policy.recipe import debug
+    from tandem.policy.train.recipe import debug
     from tandem.scripts.train import ensure_data
 
     monkeypatch.chdir(tmp_path)
@@ -217,7 +217,7 @@ def test_a_recipe_says_how_many_demonstrations_each_task_gets(tmp_path, monkeypa
 
 @pytest.mark.fault("resume with changed config, data, processes or code")
 def test_a_run_that_goes_on_with_other_code_says_so_and_keeps_it(tmp_path, capsys):
-    from tandem.scripts.manifest import MADE_WITH, say_changes, say_how
+    from tandem.scripts.publish.manifest import MADE_WITH, say_changes, say_how
 
     say_how(tmp_path)
     say_changes(tmp_path)

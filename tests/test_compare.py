@@ -9,13 +9,14 @@ import random
 import pytest
 from scipy.stats import norm
 from tandem.envs import EnvError
-from tandem.policy.pool import Pool
-from tandem.policy.statistics import Proportion, newcombe, paired, tango
+from tandem.policy.evaluate.pool import Pool
+from tandem.policy.evaluate.statistics import Proportion, newcombe, paired, tango
 from tandem.scripts import compare
 from tandem.scripts import eval as evaluation_script
 from tandem.scripts.__main__ import run
-from tandem.scripts.errors import UserError
-from tandem.scripts.results_file import read_evaluation, read_results
+from tandem.scripts.publish import comparison
+from tandem.scripts.publish.results_file import read_evaluation, read_results
+from tandem.scripts.shared.errors import UserError
 
 Z = norm.ppf(0.975)
 INPUTS, SEED = int(os.environ.get("TANDEM_FUZZ", "300")), int(os.environ.get("TANDEM_FUZZ_SEED", "0"))
@@ -39,7 +40,11 @@ def change(folder, number, **fields):
 
 def test_what_only_one_of_them_ran_is_left_out_of_the_pairs(tmp_path, capsys):
     a, b = {("reach", i, ""): i < 20 for i in range(40)}, {("reach", i, ""): i < 21 for i in range(39)}
-    assert compare.compare(a, b).test == compare.compare({k: a[k] for k in b}, b).test != compare.unpaired.__name__
+    assert (
+        comparison.compare(a, b).test
+        == comparison.compare({k: a[k] for k in b}, b).test
+        != comparison.unpaired.__name__
+    )
     folders = [evaluation(tmp_path / "a", a.values(), None), evaluation(tmp_path / "b", b.values(), None)]
     compare.main(compare.Args(*folders))
     assert "paired on the 39 episodes of both; A alone has 1, B alone 0" in capsys.readouterr().out
@@ -47,7 +52,7 @@ def test_what_only_one_of_them_ran_is_left_out_of_the_pairs(tmp_path, capsys):
 
 @pytest.mark.parametrize("minutes, ratio", [((10.0, 12.5), 1.25), ((None, 12.5), None), ((0.0, 12.5), None)])
 def test_before_and_after_are_published_with_interval_and_times(tmp_path, monkeypatch, minutes, ratio):
-    monkeypatch.setattr("tandem.scripts.results._folder", lambda: tmp_path)
+    monkeypatch.setattr("tandem.scripts.publish.figures._folder", lambda: tmp_path)
     a = evaluation(tmp_path / "a", [True] * 6 + [False] * 34, minutes[0])
     b = evaluation(tmp_path / "b", [True] * 30 + [False] * 10, minutes[1])
     compare.main(compare.Args(a, b, result="backbone"))

@@ -24,7 +24,8 @@ from tandem.data.reader import Dataset
 from tandem.data.repair import repair, settle
 from tandem.data.writer import Recorder
 from tandem.scripts import results
-from tandem.scripts.errors import UserError
+from tandem.scripts.publish import figures
+from tandem.scripts.shared.errors import UserError
 from toy import read_frames, toy_contract, toy_dataset, toy_frames
 
 FRONT = "observation.images.front"
@@ -159,7 +160,7 @@ def test_damaged_results_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="x.json"):
             results.fill(page, tmp_path)
         with pytest.raises(UserError, match="x.json"):
-            results.add_to_result("x", "tandem bench x", {"a": 1.0}, tmp_path)
+            figures.add_to_result("x", "tandem bench x", {"a": 1.0}, tmp_path)
     for path in spots(good)[1:]:
         for new in (..., *ODD):
             (tmp_path / "x.json").write_text(json.dumps(changed(good, path, new)), encoding="utf-8")

@@ -12,21 +12,20 @@ from tandem.backbone.int4 import pack
 from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
 from tandem.backbone.moe import MixtureOfExperts, MoEConfig
 from tandem.backbone.speculate import speculative
-from tandem.policy import train as training
-from tandem.policy.agent import Runtime
-from tandem.policy.agents import AgentSpec, load_agent
-from tandem.policy.bundle import Bundle
-from tandem.policy.device import resolve_device, to_device
-from tandem.policy.ema import averaged
+from tandem.policy.act.agent import Runtime
+from tandem.policy.act.agents import AgentSpec, load_agent
+from tandem.policy.checkpoint.bundle import Bundle
+from tandem.policy.compute import fastest_dtype, resolve_device, to_device
 from tandem.policy.errors import PolicyError
-from tandem.policy.judgement import Judgement, JudgementConfig
-from tandem.policy.learn_act import ActLearner
-from tandem.policy.learn_think import ThinkLearner
-from tandem.policy.memory import Memory
-from tandem.policy.precision import fastest_dtype
-from tandem.policy.rl.recalling import config_of
-from tandem.policy.steering import Steering, SteeringConfig
-from tandem.policy.step import RecordedStep, Step, step_of
+from tandem.policy.networks.advantage_token import Judgement, JudgementConfig
+from tandem.policy.networks.noise_actor import Steering, SteeringConfig
+from tandem.policy.networks.object_memory import Memory
+from tandem.policy.rl.recap.memory_training import config_of
+from tandem.policy.train import run as training
+from tandem.policy.train.cuda_graph import RecordedStep, Step, step_of
+from tandem.policy.train.ema import averaged
+from tandem.policy.train.stage_act import ActLearner
+from tandem.policy.train.stage_think import ThinkLearner
 from test_backbone_stack import VARIANTS, tiny
 from torch import Tensor, nn
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from tandem import envs
-from tandem.scripts import doctor, gl
+from tandem.scripts import doctor
+from tandem.scripts.machine import gl
 from test_plugins import tandem
 
 RIGHT = np.zeros((32, 32, 3), np.uint8)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from tandem.planner.system2 import Plan
-from tandem.policy.agent import Runtime
-from tandem.policy.agents import AgentSpec, load_agent
+from tandem.policy.act.agent import Runtime
+from tandem.policy.act.agents import AgentSpec, load_agent
 from tandem.policy.errors import PolicyError
-from tandem.policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
-from tandem.policy.pool import Crash, Pool
-from tandem.policy.rollout import Episode, environment, run_episode
-from tandem.policy.statistics import Proportion, paired, unpaired
+from tandem.policy.evaluate.episode import Episode, environment, run_episode
+from tandem.policy.evaluate.evaluation import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from tandem.policy.evaluate.pool import Crash, Pool
+from tandem.policy.evaluate.statistics import Proportion, paired, unpaired
 
 
 def stable(outcome):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tandem.planner.trunk import ATTENTION
-from tandem.policy import checkpoint
+from tandem.policy.checkpoint import store
 from tandem.policy.errors import PolicyError
-from tandem.policy.run import Run
-from tandem.policy.train import train
+from tandem.policy.train.run import train
+from tandem.policy.train.run_folder import Run
 
 
 def weights(folder):
@@ -22,7 +22,7 @@ def thinking_with_attention(recipe):
 
 def test_taking_a_stage_over_equals_training_it(frames, recipe, trained, tmp_path):
     forked = train(recipe, frames, tmp_path / "run", act_from=trained)
-    whole, parts = weights(checkpoint.resolve(trained)), weights(forked)
+    whole, parts = weights(store.resolve(trained)), weights(forked)
     assert whole.keys() == parts.keys()
     assert not [key for key in whole if not torch.equal(whole[key], parts[key])]
 
@@ -34,7 +34,7 @@ def test_another_system_2_sees_with_the_same_eyes(frames, recipe, trained, tmp_p
     frozen = [key for key in before if key.split(".")[0] in ("encoder", "read_out", "grounding")]
     assert frozen and all(torch.equal(before[key], after[key]) for key in frozen)
     state = "training_state/training_step.json"
-    assert checkpoint.read_json(forked, state)["seconds"] > checkpoint.read_json(end, state)["seconds"]
+    assert store.read_json(forked, state)["seconds"] > store.read_json(end, state)["seconds"]
 
 
 def test_a_fork_resumes_like_any_run(frames, recipe, trained, tmp_path, monkeypatch):
@@ -42,7 +42,7 @@ def test_a_fork_resumes_like_any_run(frames, recipe, trained, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         train(recipe, frames, tmp_path / "run", act_from=trained)
     monkeypatch.undo()
-    whole, parts = weights(checkpoint.resolve(trained)), weights(train(recipe, frames, tmp_path / "run", resume=True))
+    whole, parts = weights(store.resolve(trained)), weights(train(recipe, frames, tmp_path / "run", resume=True))
     assert not [key for key in whole if not torch.equal(whole[key], parts[key])]
 
 
@@ -53,7 +53,7 @@ def test_what_does_not_match_is_refused_in_one_line(frames, recipe, trained, tmp
     with pytest.raises(PolicyError, match="act.learning_rate"):
         train(replace(recipe, act=replace(recipe.act, learning_rate=1.0)), frames, tmp_path / "run", act_from=trained)
     with pytest.raises(PolicyError, match="not the end of stage act"):
-        train(recipe, frames, tmp_path / "run", act_from=checkpoint.resolve(trained))
+        train(recipe, frames, tmp_path / "run", act_from=store.resolve(trained))
     with pytest.raises(PolicyError, match="does not exist"):
         train(recipe, frames, tmp_path / "run", act_from=tmp_path / "nothing")
     assert not (tmp_path / "run").exists()

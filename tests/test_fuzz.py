@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tandem.scripts.benches.fuzz_targets import targets
-from tandem.scripts.benches.fuzzing import KNOWN, limited, mutated, try_input
+from tandem.scripts.benches.fuzz.mutations import KNOWN, limited, mutated, try_input
+from tandem.scripts.benches.fuzz.targets import targets
 
 NAMES = (
     "data set: info", "data set: contract", "data set: stats", "data set: tasks", "data set: subtasks",

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from tandem.policy.memory import Memory, MemoryConfig, Past, Seen
-from tandem.policy.rl.recalling import Looks, Recalling, _fit, recall
-from tandem.policy.rl.rollouts import FAR, PLACES, Trajectory
+from tandem.policy.networks.object_memory import Memory, MemoryConfig, Past, Seen
+from tandem.policy.rl.recap.memory_training import Looks, Recalling, _fit, recall
+from tandem.policy.rl.shared.episodes import FAR, PLACES, Trajectory
 
 S, E, R, M = 5, 6, 2, 8
 CFG = MemoryConfig(state_dim=S, looked=E, things=R, looks=M)
@@ -106,7 +106,7 @@ def test_where_no_simulator_knows_of_anything_memory_stays_as_it_was(memory):
     bundle = Hands()
     for bundle.memory in (None, memory):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tandem.policy.rl.recalling.config_of", lambda _: memory.cfg)
+            patch.setattr("tandem.policy.rl.recap.memory_training.config_of", lambda _: memory.cfg)
             learned, errors = recall(bundle, [unknown], Recalling(steps=3), 0, lambda: None)
         assert learned is bundle.memory and errors == {}
 

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import pytest
-from tandem.policy import checkpoint
-from tandem.policy.bundle import Bundle
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
 
 MODELS = sorted(path for path in (Path(__file__).parents[1] / "models").iterdir())
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
 def test_a_policy_in_the_clone_is_whole_and_loads(folder):
-    found = checkpoint.resolve(folder)
-    checkpoint.verify(found)
-    assert Bundle.load(found).model.controller.cfg.action_dim > 0 and checkpoint.tasks(found)
+    found = store.resolve(folder)
+    store.verify(found)
+    assert Bundle.load(found).model.controller.cfg.action_dim > 0 and store.tasks(found)
     card = (folder / "README.md").read_text()
     assert "trained by `tandem" in card and "seed" in card and "| tier_average |" in card
 

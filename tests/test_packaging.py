@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tandem.scripts import house
 from tandem.scripts.__main__ import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +63,21 @@ def test_a_users_own_folder_of_the_same_name_is_his(name, kind, tmp_path):
 def test_every_package_folder_is_listed():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     files = [f for p in ALLOWED for f in (ROOT / p).rglob("__init__.py")]
-    assert {"tandem", *(".".join(("tandem", *f.parent.relative_to(ROOT).parts)) for f in files)} == listed
+    found = {"tandem", *(".".join(("tandem", *f.parent.relative_to(ROOT).parts)) for f in files)}
+    assert found - {"tandem.scripts.peers", "tandem.scripts.benches.papers"} == listed  # these are for the checkout
+
+
+def test_rooms_import_downwards_only_and_in_no_circle():
+    assert house.circles(house.module_graph()) == house.circles(house.room_graph()) == []
+    assert house.arrows_back(house.room_graph()) == []
+    assert set(house.room_graph()) == set(house.FLOORS)
+
+
+def test_a_circle_and_an_arrow_back_up_would_be_noticed():
+    graph = {"envs": {"data"}, "data": {"backbone"}, "backbone": {"envs"}, "policy/rl/ppo": {"policy/rl/dsrl"}}
+    assert house.circles(graph) == [["backbone", "data", "envs"]]
+    arrows = ["envs -> data", "backbone -> envs", "policy/rl/ppo -> policy/rl/dsrl"]
+    assert house.arrows_back(graph) == arrows and house.arrows_back({"policy/new": set(), "envs": {"policy/new"}})
 
 
 def tandem(*arguments, **options):

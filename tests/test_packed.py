@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tandem.policy import checkpoint
-from tandem.policy.bundle import Bundle
-from tandem.policy.checkpoint import PRETRAINED
-from tandem.policy.packed import SCALE, pack, unpack
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
+from tandem.policy.checkpoint.quantise import SCALE, pack, unpack
+from tandem.policy.checkpoint.store import PRETRAINED
 from tandem.scripts import export
-from tandem.scripts.errors import UserError
+from tandem.scripts.shared.errors import UserError
 
 
 def size(folder):
@@ -41,8 +41,8 @@ def test_what_is_not_a_matrix_stays_exact_and_plain_files_stay_as_they_are():
 def test_an_exported_policy_is_small_and_does_the_same(trained, tmp_path, capsys):
     export.main(export.Args(checkpoint=str(trained), output=tmp_path / "small"))
     assert "MB" in capsys.readouterr().out
-    folder, small, whole = checkpoint.resolve(tmp_path / "small"), Bundle.load(tmp_path / "small"), Bundle.load(trained)
-    assert size(folder) < 0.3 * size(checkpoint.resolve(trained))
+    folder, small, whole = store.resolve(tmp_path / "small"), Bundle.load(tmp_path / "small"), Bundle.load(trained)
+    assert size(folder) < 0.3 * size(store.resolve(trained))
     assert not (folder / "training_state" / "optimizer.safetensors").exists()
     controller, D = whole.model.controller, whole.sizes.width
     words, z, referents = torch.ones(1, 4, dtype=torch.int64), torch.randn(1, 9, D), torch.randn(1, 4, D)

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tandem.data.reader import Dataset
-from tandem.policy.recipe import preset
-from tandem.scripts.errors import UserError
+from tandem.policy.train.recipe import preset
 from tandem.scripts.peers.__main__ import Args, lasting
 from tandem.scripts.peers.agent import LeRobotAgent
 from tandem.scripts.peers.dataset import CODE, kept, peers_copy, task_code, task_words
@@ -23,7 +22,8 @@ from tandem.scripts.peers.systems import PEERS, train_command
 from tandem.scripts.peers.table import metrics
 from tandem.scripts.peers.tandem import scaled
 from tandem.scripts.peers.train import Budget, affordable, step_seconds
-from tandem.scripts.settings import same_settings
+from tandem.scripts.shared.errors import UserError
+from tandem.scripts.shared.settings import same_settings
 from toy import toy_dataset
 
 HIDDEN = ("environment_state", "keypoints", "subtask", "referents", "perturbed", "next.")

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tandem import envs  # isort: skip  # chooses the OpenGL backend before mujoco is imported
 import mujoco  # isort: skip
-from tandem.policy import checkpoint
+from tandem.policy.checkpoint import store
 from tandem.scripts.__main__ import run as tandem
 
 needs_package = pytest.mark.skipif(
@@ -111,12 +111,13 @@ def record_train_evaluate_and_watch(task, folder):
 
 
 def test_it_is_recorded_trained_on_evaluated_and_watched(task, tmp_path, monkeypatch):
-    from tandem.policy import evaluate, rollout
+    from tandem.policy.evaluate import episode as rollout
+    from tandem.policy.evaluate import evaluation as evaluate
     from tandem.scripts import collect as collecting
     from tandem.scripts import watch as watching
 
     class Here:
-        """In place of `policy.pool.Pool`: a task that only this process knows needs this process."""
+        """In place of `policy.evaluate.pool.Pool`: a task that only this process knows needs this process."""
 
         replaced = 0
 
@@ -166,7 +167,7 @@ def test_the_command_line_and_its_workers_know_tasks_of_other_modules(tmp_path):
     assert done.returncode == 0, done.stderr
     done = command("train", "--preset", "debug", "--data", "data", "--output", "run")
     assert done.returncode == 0, done.stderr
-    assert checkpoint.tasks(tmp_path / "run") == ("test-mine",)
+    assert store.tasks(tmp_path / "run") == ("test-mine",)
     wrong = command("collect", "--tasks", "test-mine", modules="yours")
     assert wrong.returncode == 2 and wrong.stderr.startswith("tandem: error: TANDEM_TASKS names 'yours'"), wrong.stderr
 

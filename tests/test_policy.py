@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from tandem.planner.grounding import Grounding, GroundingConfig, grounding_loss
-from tandem.policy import checkpoint
-from tandem.policy.controller import Controller, ControllerConfig, draw_mask
-from tandem.policy.ema import averaged
+from tandem.policy.act.action_limiter import ActionLimiter
+from tandem.policy.checkpoint import store
 from tandem.policy.errors import PolicyError
-from tandem.policy.limiter import ActionLimiter
-from tandem.policy.scene_encoder import SceneEncoder, SceneEncoderConfig, bilinear, pixel_grid
+from tandem.policy.networks.controller import Controller, ControllerConfig, draw_mask
+from tandem.policy.networks.scene_encoder import SceneEncoder, SceneEncoderConfig, bilinear, pixel_grid
+from tandem.policy.train.ema import averaged
 
 CFG = ControllerConfig(width=32, action_dim=3, chunk=8, words=10, instruction_length=4, heads=2, layers=2, draws=2)
 
@@ -42,7 +42,7 @@ def test_encoder_finds_a_dot_after_a_few_steps():
     cfg = SceneEncoderConfig(
         ("front",), image_size=32, state_dim=2, width=32, keypoints=2, entities=1, trunk_channels=32
     )
-    from tandem.policy.scene_encoder import keypoint_loss
+    from tandem.policy.networks.scene_encoder import keypoint_loss
 
     encoder = SceneEncoder(cfg)
     optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
@@ -136,7 +136,7 @@ def test_flow_loss_overfits_one_batch_and_masked_steps_do_not_matter():
 def test_what_is_only_watched_teaches_the_eyes_and_nothing_else(tmp_path):
     from tandem.data.cache import FrameCache
     from tandem.data.windows import window
-    from tandem.policy.learn_act import frames_to_learn, is_watched
+    from tandem.policy.train.stage_act import frames_to_learn, is_watched
     from tandem.scripts import collect
 
     shown, watched = tmp_path / "shown", tmp_path / "watched"
@@ -196,16 +196,16 @@ FILES = {"pretrained_model/model.safetensors": {"w": torch.arange(4.0)}, "pretra
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
     for step in (999_999, 1_000_000):
-        kept = checkpoint.save(tmp_path, step, FILES, keep=1)
-    assert kept.exists() and checkpoint.resolve(tmp_path) == kept and not (tmp_path / "999999").exists()
+        kept = store.save(tmp_path, step, FILES, keep=1)
+    assert kept.exists() and store.resolve(tmp_path) == kept and not (tmp_path / "999999").exists()
 
 
 @pytest.mark.fault("bit flip or truncation of a file")
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(tmp_path, damage):
-    checkpoint.save(tmp_path / "checkpoints", 1, FILES)
-    newest = checkpoint.save(tmp_path / "checkpoints", 2, FILES)
-    assert checkpoint.resolve(tmp_path) == newest
+    store.save(tmp_path / "checkpoints", 1, FILES)
+    newest = store.save(tmp_path / "checkpoints", 2, FILES)
+    assert store.resolve(tmp_path) == newest
     file = newest / ("manifest.json" if damage == "manifest" else "pretrained_model/model.safetensors")
     content = bytearray(file.read_bytes())
     if damage in ("remove", "manifest"):
@@ -214,16 +214,16 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_is_used(tmp_path, damag
         content[-1] ^= 1
         file.write_bytes(content if damage == "flip" else content[:-2])
     with pytest.raises(PolicyError, match="manifest.json" if damage == "manifest" else "model.safetensors"):
-        checkpoint.verify(newest)
-    assert checkpoint.resolve(tmp_path).name == "000001"
+        store.verify(newest)
+    assert store.resolve(tmp_path).name == "000001"
 
 
 @pytest.mark.fault("kill -9 while a checkpoint is saved")
 def test_a_save_that_is_killed_leaves_the_last_checkpoint(tmp_path):
-    checkpoint.save(tmp_path, 1, FILES)
+    store.save(tmp_path, 1, FILES)
     script = textwrap.dedent(f"""
         import os, torch
-        from tandem.policy import checkpoint
+        from tandem.policy.checkpoint import store as checkpoint
         steps = []
         def die(fd):
             steps.append(fd)
@@ -234,35 +234,35 @@ def test_a_save_that_is_killed_leaves_the_last_checkpoint(tmp_path):
     """)
     done = subprocess.run([sys.executable, "-c", script], cwd=os.getcwd(), capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
-    assert checkpoint.resolve(tmp_path).name == "000001"
+    assert store.resolve(tmp_path).name == "000001"
     assert os.readlink(tmp_path / "last") == "000001"
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path):
-    checkpoint.save(tmp_path, 1, FILES)
+    store.save(tmp_path, 1, FILES)
     spoilt = FILES | {"pretrained_model/model.safetensors": {"w": torch.tensor([1.0, torch.nan])}}
     with pytest.raises(PolicyError, match="w in pretrained_model/model.safetensors is not finite"):
-        checkpoint.save(tmp_path, 2, spoilt)
+        store.save(tmp_path, 2, spoilt)
     assert [path.name for path in tmp_path.iterdir() if not path.is_symlink()] == ["000001"]
 
 
 def test_a_step_that_cannot_be_saved_again_stays_as_it_was(tmp_path, monkeypatch):
-    saved, rename = checkpoint.save(tmp_path, 1, FILES), os.replace
+    saved, rename = store.save(tmp_path, 1, FILES), os.replace
 
     def full(source, target):
         if ".tmp" in str(source):
             raise OSError("no space left")
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", full)
+    monkeypatch.setattr(store.os, "replace", full)
     with pytest.raises(PolicyError, match="untouched"):
-        checkpoint.save(tmp_path, 1, FILES)
-    assert checkpoint.resolve(tmp_path) == saved
+        store.save(tmp_path, 1, FILES)
+    assert store.resolve(tmp_path) == saved
 
 
 @pytest.mark.fault("kill -9 while a checkpoint is saved")
 def test_a_step_whose_replacement_is_killed_between_two_names_stays(tmp_path, monkeypatch):
-    checkpoint.save(tmp_path / "checkpoints", 7, FILES)
+    store.save(tmp_path / "checkpoints", 7, FILES)
     rename, names = os.replace, []
 
     def killed(source, target):
@@ -272,18 +272,18 @@ def test_a_step_whose_replacement_is_killed_between_two_names_stays(tmp_path, mo
             raise KeyboardInterrupt  # in the place of kill -9, which runs nothing more
 
     with monkeypatch.context() as kill, pytest.raises(KeyboardInterrupt):
-        kill.setattr(checkpoint.os, "replace", killed)
-        checkpoint.save(tmp_path / "checkpoints", 7, FILES)
+        kill.setattr(store.os, "replace", killed)
+        store.save(tmp_path / "checkpoints", 7, FILES)
     assert names == [".old-000007"] and not (tmp_path / "checkpoints" / "000007").exists()
-    assert checkpoint.exists(tmp_path) and checkpoint.verify(checkpoint.resolve(tmp_path))["step"] == 7
-    assert checkpoint.save(tmp_path / "checkpoints", 8, FILES, keep=3) == checkpoint.resolve(tmp_path)
+    assert store.exists(tmp_path) and store.verify(store.resolve(tmp_path))["step"] == 7
+    assert store.save(tmp_path / "checkpoints", 8, FILES, keep=3) == store.resolve(tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"000007", "000008", "last"}
 
 
 def test_manifest_may_not_point_outside(tmp_path):
-    folder = checkpoint.save(tmp_path, 1, FILES)
+    folder = store.save(tmp_path, 1, FILES)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["../../secret"] = {"bytes": 0, "sha256": ""}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PolicyError, match="outside"):
-        checkpoint.verify(folder)
+        store.verify(folder)

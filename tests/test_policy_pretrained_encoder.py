@@ -11,7 +11,7 @@ from torch import Tensor
 transformers = pytest.importorskip("transformers")
 
 from tandem.planner.hub import PretrainedError  # noqa: E402
-from tandem.policy.pretrained_encoder import PretrainedEncoder, PretrainedEncoderConfig  # noqa: E402
+from tandem.policy.networks.pretrained_encoder import PretrainedEncoder, PretrainedEncoderConfig  # noqa: E402
 
 B, S, D, T, STATE = 3, 20, 24, 5, 7
 SIZES = {

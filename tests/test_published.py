@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from tandem import envs
-from tandem.policy import checkpoint
-from tandem.scripts.published import parameters, published, tiers, variant
+from tandem.policy.checkpoint import store
+from tandem.scripts.publish.success import parameters, published, tiers, variant
 
 
 def table(success, n=10):
@@ -33,11 +33,11 @@ def folder(tmp_path):
     weights = {"encoder.a": torch.zeros(3, 5), "planner.b": torch.zeros(7), "decoder.c": torch.zeros(100)}
     stage = {"steps": 300, "batch": 10}
     files = {
-        f"{checkpoint.PRETRAINED}/model.safetensors": weights,
-        checkpoint.RECIPE: {"act": stage, "think": stage},
-        checkpoint.PROGRESS: {"stage": "think", "step": 300, "seconds": 600.0},
+        f"{store.PRETRAINED}/model.safetensors": weights,
+        store.RECIPE: {"act": stage, "think": stage},
+        store.PROGRESS: {"stage": "think", "step": 300, "seconds": 600.0},
     }
-    return str(checkpoint.save(tmp_path, 600, files))
+    return str(store.save(tmp_path, 600, files))
 
 
 def results(per_task):

@@ -5,11 +5,12 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from tandem.scripts.errors import UserError
-from tandem.scripts.manifest import code_version
-from tandem.scripts.plot import curves, linear, logarithmic
-from tandem.scripts.results import add_to_result, fill, write_result
-from tandem.scripts.tables import render
+from tandem.scripts.publish.figures import add_to_result, write_result
+from tandem.scripts.publish.manifest import code_version
+from tandem.scripts.publish.plot import curves, linear, logarithmic
+from tandem.scripts.publish.tables import render
+from tandem.scripts.results import fill
+from tandem.scripts.shared.errors import UserError
 
 MADE = {"code": "abc", "processor": "cpu", "cores": 2}
 

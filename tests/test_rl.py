@@ -9,17 +9,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from tandem.policy import checkpoint
-from tandem.policy.agent import Runtime, TandemAgent
-from tandem.policy.agents import AgentSpec
-from tandem.policy.bundle import Bundle
+from tandem.policy.act.agent import Runtime, TandemAgent
+from tandem.policy.act.agents import AgentSpec
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import PolicyError
-from tandem.policy.rl.experience import Experience
-from tandem.policy.rl.noise_env import HOLD, NoiseEnv
-from tandem.policy.rl.progress import CLOCK
-from tandem.policy.rl.rollouts import Job, roll_out
-from tandem.policy.rollout import noise_seed
-from tandem.policy.steering import BOUND, spread
+from tandem.policy.evaluate.episode import noise_seed
+from tandem.policy.networks.noise_actor import BOUND, spread
+from tandem.policy.rl.dsrl.noise_env import HOLD, NoiseEnv
+from tandem.policy.rl.shared.episodes import Job, roll_out
+from tandem.policy.rl.shared.experience import Experience
+from tandem.policy.rl.shared.learning_run import CLOCK
 
 
 def arrays(value=0.0, rows=3):
@@ -27,7 +27,7 @@ def arrays(value=0.0, rows=3):
 
 
 def spec(trained):
-    return AgentSpec("checkpoint", str(checkpoint.resolve(trained)), Runtime(mode="flat"))
+    return AgentSpec("checkpoint", str(store.resolve(trained)), Runtime(mode="flat"))
 
 
 def test_experience_is_whole_after_a_kill_and_counts_what_it_forgot(tmp_path):
@@ -73,12 +73,12 @@ def test_a_damaged_file_is_one_line_and_strangers_are_left_alone(tmp_path):
 
 
 def test_steps_that_were_counted_stay_counted_though_the_newest_file_is_lost(trained, tmp_path):
-    from tandem.policy.rl.progress import Learning, Limits
-    from tandem.policy.run import Run
+    from tandem.policy.rl.shared.learning_run import Learning, Limits
+    from tandem.policy.train.run_folder import Run
 
     def begin():
         experience = Experience.open(tmp_path / "run" / "experience")
-        base, bundle = checkpoint.resolve(trained), Bundle.load(trained)
+        base, bundle = store.resolve(trained), Bundle.load(trained)
         learning = Learning(
             run=Run(tmp_path / "run", resume=True), limits=Limits(10**6, 1.0), base=base, bundle=bundle,
             tasks=("reach",), about={"method": "dsrl", "seed": 0},
@@ -141,7 +141,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
     assert {n: (folder / f"{n:06d}.npz").read_bytes() for n in contents} == contents
     assert after.steps > before.steps and f"{after.steps} steps" in done.stdout
     learned = Bundle.load(output)
-    assert checkpoint.progress(output)["rl"]["seconds"] > spent
+    assert store.progress(output)["rl"]["seconds"] > spent
     assert learned.steering is None and "choices of the warm-up are made" in done.stdout  # nothing was learned yet
     assert all(
         torch.equal(a, b)
@@ -150,7 +150,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_experience(trained, tmp_pat
 
 
 def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path, monkeypatch):
-    import tandem.policy.rl.dsrl as module
+    import tandem.policy.rl.dsrl.dsrl as module
     import tyro
     from tandem.scripts import rl
 
@@ -194,13 +194,11 @@ def test_what_is_exported_is_what_sac_learned_and_goes_on_from(trained, tmp_path
 @pytest.fixture
 def broken(trained, tmp_path):
     """A policy whose actions overflow."""
-    bundle, folder = Bundle.load(trained), checkpoint.resolve(trained)
+    bundle, folder = Bundle.load(trained), store.resolve(trained)
     weights = bundle.model.state_dict()
     weights["controller.action_out.weight"].fill_(3e38)
-    files = bundle.files(weights) | {checkpoint.RECIPE: checkpoint.recipe(folder)}
-    return checkpoint.save(
-        tmp_path / "broken" / "checkpoints", 1, files | {checkpoint.PROGRESS: checkpoint.progress(folder)}
-    )
+    files = bundle.files(weights) | {store.RECIPE: store.recipe(folder)}
+    return store.save(tmp_path / "broken" / "checkpoints", 1, files | {store.PROGRESS: store.progress(folder)})
 
 
 def test_actions_that_are_not_finite_stop_learning_with_one_line(broken, tmp_path):
@@ -215,7 +213,7 @@ def test_actions_that_are_not_finite_stop_learning_with_one_line(broken, tmp_pat
 
 
 def test_a_learner_that_is_not_finite_stops_with_one_line(trained, tmp_path, monkeypatch):
-    import tandem.policy.rl.dsrl as module
+    import tandem.policy.rl.dsrl.dsrl as module
     import tyro
     from tandem.scripts import rl
 
@@ -240,7 +238,7 @@ def test_asked_to_stop_a_run_saves_and_says_how_to_go_on(trained, tmp_path):
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to all processes
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130 and "--resume" in said and "Traceback" not in said
-    assert checkpoint.progress(output)["rl"]["env_steps"] == Experience.open(output / "experience").steps > 0
+    assert store.progress(output)["rl"]["env_steps"] == Experience.open(output / "experience").steps > 0
 
 
 def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_path, monkeypatch):
@@ -250,7 +248,7 @@ def test_what_cannot_be_learned_from_is_one_line(trained, demonstrations, tmp_pa
     from tandem.data.cache import FrameCache
     from tandem.data.errors import DataError
     from tandem.scripts import rl
-    from tandem.scripts.errors import UserError
+    from tandem.scripts.shared.errors import UserError
 
     def other(cache):
         features = {key: f for key, f in cache.contract.features.items() if not key.endswith("wrist")}
@@ -302,7 +300,7 @@ def test_methods_say_what_a_task_lacks(monkeypatch):
     from tandem import envs
     from tandem.envs.task_env import TaskEnv
     from tandem.scripts import rl
-    from tandem.scripts.errors import UserError
+    from tandem.scripts.shared.errors import UserError
 
     rl._dense("reach")
     rl._expert("reach")
@@ -319,7 +317,7 @@ def test_a_process_that_dies_is_one_line_and_takes_the_others_with_it():
     from functools import partial
 
     import gymnasium
-    from tandem.policy.rl.vector import in_processes
+    from tandem.policy.rl.dsrl.sb3_workers import in_processes
 
     alive = partial(gymnasium.make, "CartPole-v1")
     with pytest.raises(PolicyError, match="process died"), in_processes([alive, partial(os._exit, 1)]):
@@ -338,8 +336,8 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     """Exported, a choice lasts as long as it did while learning: the same layout ends the same."""
     from dataclasses import replace
 
-    from tandem.policy.rollout import Episode, run_episode
-    from tandem.policy.steering import Steering, SteeringConfig
+    from tandem.policy.evaluate.episode import Episode, run_episode
+    from tandem.policy.networks.noise_actor import Steering, SteeringConfig
 
     env = NoiseEnv(spec(trained), ("reach",), first_seed=11)
     features, _ = env.reset()
@@ -390,9 +388,9 @@ def test_steered_noise_is_bounded_and_one_for_all_steps():
 
 
 def test_one_worker_is_a_function_of_the_seed(trained, tmp_path, monkeypatch):
-    import tandem.policy.rl.dsrl as module
+    import tandem.policy.rl.dsrl.dsrl as module
     import tyro
-    from tandem.policy.rl.progress import Learning
+    from tandem.policy.rl.shared.learning_run import Learning
     from tandem.scripts import rl
 
     original = module.DSRL
@@ -420,7 +418,7 @@ def test_a_layout_is_met_with_several_noises(trained):
 
 
 def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
-    from tandem.policy.standardise import COMPONENTS, LIMIT, Standardise
+    from tandem.policy.networks.pca_whitening import COMPONENTS, LIMIT, Standardise
 
     torch.manual_seed(0)
     few = torch.randn(500, 3)
@@ -438,7 +436,7 @@ def test_features_are_on_one_scale_in_few_numbers_and_the_plain_ones_stay():
 
 
 def test_returns_and_values_say_how_far_success_is():
-    from tandem.policy.rl.value import Value, ValueConfig, fit_value, returns_of, two_hot
+    from tandem.policy.rl.recap.value import Value, ValueConfig, fit_value, returns_of, two_hot
 
     steps, length = torch.tensor([0, 5, 9, 3]), torch.full((4,), 10)
     returns = returns_of(steps, length, torch.tensor([True, True, True, False]), torch.full((4,), 20))
@@ -454,7 +452,7 @@ def test_returns_and_values_say_how_far_success_is():
 
 
 def test_nobody_values_an_episode_that_they_learned_from():
-    from tandem.policy.rl.value import held_out_values
+    from tandem.policy.rl.recap.value import held_out_values
 
     torch.manual_seed(0)
     episode = torch.arange(40).repeat_interleave(5)
@@ -466,7 +464,7 @@ def test_nobody_values_an_episode_that_they_learned_from():
 
 
 def own_samples(step, length, success, episode, expert):
-    from tandem.policy.rl.samples import Samples
+    from tandem.policy.rl.shared.frames import Samples
 
     F = len(step)
     t = torch.tensor
@@ -479,7 +477,7 @@ def own_samples(step, length, success, episode, expert):
 
 
 def test_advantages_judge_what_the_next_steps_changed():
-    from tandem.policy.rl.judging import advantages
+    from tandem.policy.rl.recap.advantage_labels import advantages
 
     # episode 0 succeeds after 10 steps; 1 fails after 8
     samples = own_samples([0, 4, 8, 0, 4], [10] * 3 + [8] * 2, [True] * 3 + [False] * 2, [0, 0, 0, 1, 1], [False] * 5)
@@ -494,7 +492,7 @@ def test_advantages_judge_what_the_next_steps_changed():
 
 
 def test_no_layout_is_met_twice_and_none_is_left_out(tmp_path):
-    from tandem.policy.rl.layouts import training_seed, unmet
+    from tandem.policy.rl.shared.seeds import training_seed, unmet
 
     experience, first = Experience.open(tmp_path, limit=15_000), training_seed(1)
 
@@ -521,9 +519,9 @@ def test_no_layout_is_met_twice_and_none_is_left_out(tmp_path):
 
 
 def test_only_unaided_successes_and_experts_who_succeed_are_good():
-    from tandem.policy.judgement import BAD, GOOD, UNKNOWN
-    from tandem.policy.rl.judging import Judging, judge
-    from tandem.policy.rl.lesson import ADVICE, CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
+    from tandem.policy.networks.advantage_token import BAD, GOOD, UNKNOWN
+    from tandem.policy.rl.recap.advantage_labels import Judging, judge
+    from tandem.policy.rl.recap.update import ADVICE, CORRECTION, DEMONSTRATION, UNUSED, Judged, Shares, kinds_of
 
     # 0 succeeds, 1 fails; in 2 and 3 an expert acts from the second look on, and fails in 3; 4 is over before it could
     episode = [i for i in range(5) for _ in range(4)]
@@ -546,8 +544,8 @@ def test_only_unaided_successes_and_experts_who_succeed_are_good():
 
 def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
     from tandem import envs
-    from tandem.policy.rl.rollouts import horizon
-    from tandem.policy.rl.samples import of_trajectory
+    from tandem.policy.rl.shared.episodes import horizon
+    from tandem.policy.rl.shared.frames import of_trajectory
 
     ran = roll_out(Job(spec(trained), "reach", 7, takeover=0.9))
     look, expert = ran.arrays["look"], ran.arrays["expert"]
@@ -565,9 +563,9 @@ def test_a_chunk_has_one_author_and_the_expert_finishes_undisturbed(trained):
 def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
     from dataclasses import replace
 
-    from tandem.policy.judgement import Judgement, JudgementConfig
-    from tandem.scripts.errors import UserError
+    from tandem.policy.networks.advantage_token import Judgement, JudgementConfig
     from tandem.scripts.rl import _stackable
+    from tandem.scripts.shared.errors import UserError
 
     bundle = Bundle.load(trained)
     told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width)))
@@ -579,7 +577,7 @@ def test_what_one_method_taught_is_not_dropped_by_another(trained, tmp_path):
 
 
 def test_judgement_begins_as_imitation_and_guidance_moves_away_from_it(trained):
-    from tandem.policy.judgement import GOOD, UNKNOWN, Judgement, JudgementConfig
+    from tandem.policy.networks.advantage_token import GOOD, UNKNOWN, Judgement, JudgementConfig
 
     model = Bundle.load(trained).model
     D, cfg = model.encoder.cfg.width, model.controller.cfg
@@ -606,8 +604,8 @@ def test_a_first_look_is_remembered_as_it_is_seen(trained):
     from dataclasses import replace
 
     from tandem import envs
-    from tandem.policy.memory import Memory
-    from tandem.policy.rl.recalling import config_of
+    from tandem.policy.networks.object_memory import Memory
+    from tandem.policy.rl.recap.memory_training import config_of
 
     bundle = Bundle.load(trained)
     env = envs.make("reach", bundle.sizes.image_size)
@@ -630,9 +628,9 @@ def test_a_first_look_is_remembered_as_it_is_seen(trained):
 def test_after_recap_a_policy_acts_with_less_noise_than_it_practises_with(trained):
     from dataclasses import replace
 
-    from tandem.policy.judgement import Judgement, JudgementConfig
-    from tandem.policy.rl.lesson import Lesson
-    from tandem.policy.steering import Steering, SteeringConfig
+    from tandem.policy.networks.advantage_token import Judgement, JudgementConfig
+    from tandem.policy.networks.noise_actor import Steering, SteeringConfig
+    from tandem.policy.rl.recap.update import Lesson
 
     bundle = Bundle.load(trained)
     told = replace(bundle, judgement=Judgement(JudgementConfig(bundle.sizes.width, noise=0.25)))
@@ -659,11 +657,11 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     base = ["--checkpoint", str(trained), "--output", str(output), "--workers", "1"]
     from dataclasses import replace
 
-    import tandem.policy.rl.recap as module
+    import tandem.policy.rl.recap.recap as module
     import tyro
-    from tandem.policy.recipe import Stage
-    from tandem.policy.rl.judging import Judging
-    from tandem.policy.rl.lesson import Lesson
+    from tandem.policy.rl.recap.advantage_labels import Judging
+    from tandem.policy.rl.recap.update import Lesson
+    from tandem.policy.train.recipe import Stage
     from tandem.scripts import rl
 
     lesson = Lesson(stage=Stage(steps=3, batch=8, warmup=1))
@@ -673,9 +671,9 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
         module.Recap = lambda **given: replace(original(**given), **quick)
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--minutes", "0.0001"]))
         assert "too short for a round: the checkpoint is the policy as it was" in capsys.readouterr().out
-        assert Bundle.load(output).judgement is None and checkpoint.progress(output)["rl"]["env_steps"] == 0
+        assert Bundle.load(output).judgement is None and store.progress(output)["rl"]["env_steps"] == 0
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--resume", "--steps", "1"]))
-        first = checkpoint.resolve(output)
+        first = store.resolve(output)
         experience = Experience.open(output / "experience")
         assert len(experience) == 1
         rl.main(tyro.cli(rl.Args, args=[*base, *more, "--resume", "--steps", str(experience.steps + 1)]))
@@ -683,7 +681,7 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
         module.Recap = original
     assert len(Experience.open(output / "experience")) == 2
     learned, weights = Bundle.load(output), Bundle.load(trained).model.state_dict()
-    assert checkpoint.resolve(output) != first and learned.judgement is not None and learned.memory is not None
+    assert store.resolve(output) != first and learned.judgement is not None and learned.memory is not None
     changed = [name for name, weight in learned.model.state_dict().items() if not torch.equal(weight, weights[name])]
     assert {name.split(".")[0] for name in changed} == {"controller"}
 
@@ -691,12 +689,12 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
 def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_ends(
     trained, demonstrations, tmp_path, monkeypatch
 ):
-    import tandem.policy.rl.recap as module
+    import tandem.policy.rl.recap.recap as module
     import tyro
-    from tandem.policy.pool import Crash, Pool
-    from tandem.policy.recipe import Stage
-    from tandem.policy.rl.judging import Judging
-    from tandem.policy.rl.lesson import Lesson
+    from tandem.policy.evaluate.pool import Crash, Pool
+    from tandem.policy.rl.recap.advantage_labels import Judging
+    from tandem.policy.rl.recap.update import Lesson
+    from tandem.policy.train.recipe import Stage
     from tandem.scripts import rl
 
     def run(pool, jobs):
@@ -717,7 +715,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
         cut.setattr(module, "learn", killed)
         rl.main(tyro.cli(rl.Args, args=flags))
     experience = Experience.open(tmp_path / "run" / "experience")
-    assert len(experience) == 2 and not checkpoint.exists(tmp_path / "run")
+    assert len(experience) == 2 and not store.exists(tmp_path / "run")
     rl.main(tyro.cli(rl.Args, args=[*flags, "--resume", "--steps", str(experience.steps)]))  # which are spent
     assert len(Experience.open(tmp_path / "run" / "experience")) == 2
     assert Bundle.load(tmp_path / "run").judgement is not None
@@ -727,7 +725,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
 
 
 def test_what_is_chosen_is_as_likely_as_its_gaussian_and_without_it_the_flow_is_as_it_was(trained):
-    from tandem.policy.rl.exploration import NOISY, RANGE, Explorer, explore, log_likelihood, step
+    from tandem.policy.rl.shared.stochastic_flow import NOISY, RANGE, Explorer, explore, log_likelihood, step
 
     bundle = Bundle.load(trained)
     controller = bundle.model.controller
@@ -759,7 +757,7 @@ def test_what_is_chosen_is_as_likely_as_its_gaussian_and_without_it_the_flow_is_
 def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_missed():
     from types import SimpleNamespace
 
-    from tandem.policy.rl.advantages import estimate, group_advantages, progress, returns, rewards
+    from tandem.policy.rl.ppo.advantages import estimate, group_advantages, progress, returns, rewards
 
     arrays = {"reward": np.linspace(0.1, 0.9, 9, dtype=np.float32), "look": np.array([0, 4, 8])}
     for success in (False, True):
@@ -781,9 +779,9 @@ def test_rewards_add_up_to_where_an_episode_got_and_advantages_to_what_values_mi
 
 @pytest.mark.parametrize("method", ["ppo", "grpo"])
 def test_policy_gradients_change_the_summary_alone_and_go_on(trained, tmp_path, monkeypatch, method):
-    import tandem.policy.rl.flow_policy_gradient as module
+    import tandem.policy.rl.ppo.ppo as module
     import tyro
-    from tandem.policy.rl import baselines
+    from tandem.policy.rl.ppo import baselines
     from tandem.scripts import rl
 
     quick = {"episodes": 2, "epochs": 1, "learning_rate": 1e-2, "kl": 1e9}
@@ -809,8 +807,8 @@ def likelier(run, method, success):
     """By how much an update makes what two episodes of one layout did likelier, told which of them succeeded."""
     from dataclasses import replace
 
-    import tandem.policy.rl.flow_policy_gradient as module
-    from tandem.policy.rl.baselines import Group, Value
+    import tandem.policy.rl.ppo.ppo as module
+    from tandem.policy.rl.ppo.baselines import Group, Value
 
     rollouts = [roll_out(Job(spec(run), "reach", 0, draw=draw, explore=True)) for draw in range(2)]
     rollouts = [replace(rollout, success=won) for rollout, won in zip(rollouts, success, strict=True)]
@@ -836,7 +834,7 @@ def likelier(run, method, success):
 def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
     from types import SimpleNamespace
 
-    from tandem.policy.rl.flow_policy_gradient import FlowPolicyGradient, _rate
+    from tandem.policy.rl.ppo.ppo import FlowPolicyGradient, _rate
 
     settings = FlowPolicyGradient()
     ended = [[SimpleNamespace(success=i < won) for i in range(20)] for won in (0, 10, 15, 18, 20)]
@@ -848,7 +846,7 @@ def test_steps_are_smaller_the_fewer_episodes_fail_and_never_none():
 def test_a_policy_that_gets_worse_is_told_from_luck():
     from types import SimpleNamespace
 
-    from tandem.policy.rl.decline import by_layout, declined
+    from tandem.policy.rl.ppo.early_stopping import by_layout, declined
 
     def shares(won, of):
         return [1.0] * won + [0.0] * (of - won)
@@ -865,7 +863,7 @@ def test_a_policy_that_gets_worse_is_told_from_luck():
 def test_practice_waits_three_times_as_long_as_successes_take(trained):
     from types import SimpleNamespace
 
-    from tandem.policy.rl.patience import patience
+    from tandem.policy.rl.ppo.time_limit import patience
 
     took = [("slow", True, steps) for steps in (50, 60, 70, 80, 500)] + [("slow", False, 500)] * 5
     took += [("rare", True, 10)] * 4
@@ -876,9 +874,9 @@ def test_practice_waits_three_times_as_long_as_successes_take(trained):
 
 
 def test_a_policy_gradient_that_makes_the_policy_worse_leaves_it_as_it_was(trained, tmp_path, monkeypatch, capsys):
-    import tandem.policy.rl.flow_policy_gradient as module
+    import tandem.policy.rl.ppo.ppo as module
     import tyro
-    from tandem.policy import checkpoint
+    from tandem.policy.checkpoint import store
     from tandem.scripts import rl
 
     original, rounds = module.FlowPolicyGradient, []
@@ -889,13 +887,13 @@ def test_a_policy_gradient_that_makes_the_policy_worse_leaves_it_as_it_was(train
     rl.main(tyro.cli(rl.Args, args=[*flags, "--workers", "1"]))
     assert len(Experience.open(tmp_path / "run" / "experience")) == len(rounds) == 3  # long before its time
     assert "this makes the policy worse: the checkpoint is the policy as it was" in capsys.readouterr().out
-    assert checkpoint.progress(tmp_path / "run")["rl"]["untaught"]
+    assert store.progress(tmp_path / "run")["rl"]["untaught"]
     before, after = (Bundle.load(run).model.state_dict() for run in (trained, tmp_path / "run"))
     assert all(torch.equal(weight, before[name]) for name, weight in after.items())
 
 
 def test_every_look_explores_with_other_numbers():
-    from tandem.policy.rl.rollouts import _noise
+    from tandem.policy.rl.shared.episodes import _noise
 
     job = Job(AgentSpec("checkpoint", ""), "reach", 0)
     seeds = {_noise(job, looks).initial_seed() for looks in range(1, 20)}
@@ -905,7 +903,7 @@ def test_every_look_explores_with_other_numbers():
 def test_a_reward_that_is_not_finite_stops_learning_with_one_line(trained, tmp_path, monkeypatch):
     import tyro
     from tandem.envs.tabletop import TabletopEnv
-    from tandem.policy.pool import Pool
+    from tandem.policy.evaluate.pool import Pool
     from tandem.scripts import rl
 
     original = TabletopEnv.step
@@ -918,7 +916,7 @@ def test_a_reward_that_is_not_finite_stops_learning_with_one_line(trained, tmp_p
 
 
 def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
-    import tandem.policy.rl.flow_policy_gradient as module
+    import tandem.policy.rl.ppo.ppo as module
     import tyro
     from tandem.scripts import rl
 
@@ -937,11 +935,11 @@ def test_a_round_that_was_cut_off_is_repeated(trained, tmp_path, monkeypatch):
 def test_layouts_of_scratch_are_those_of_training(tmp_path, monkeypatch):
     from contextlib import nullcontext
 
-    import tandem.policy.rl.scratch as module
+    import tandem.policy.rl.dsrl.scratch as module
     from stable_baselines3.common.vec_env import DummyVecEnv
-    from tandem.policy.rl.layouts import training_seed
-    from tandem.policy.rl.progress import Limits, Practice
-    from tandem.policy.run import Run
+    from tandem.policy.rl.shared.learning_run import Limits, Practice
+    from tandem.policy.rl.shared.seeds import training_seed
+    from tandem.policy.train.run_folder import Run
 
     made = []
     here = lambda makers, deadline: nullcontext(made.append(DummyVecEnv(makers)) or made[0])  # noqa: E731
@@ -955,7 +953,7 @@ def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypa
     import json
 
     import tyro
-    from tandem.policy.rl import progress
+    from tandem.policy.rl.shared import learning_run as progress
     from tandem.scripts import rl
 
     monkeypatch.setattr(progress, "REPORT", 1)
@@ -969,9 +967,9 @@ def test_scratch_learns_from_state_alone_and_leaves_its_curve(tmp_path, monkeypa
 def test_scratch_stops_at_numbers_that_are_not_finite_and_stopped_is_not_done(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    import tandem.policy.rl.scratch as module
+    import tandem.policy.rl.dsrl.scratch as module
     import tyro
-    from tandem.policy.rl.progress import Limits, Practice
+    from tandem.policy.rl.shared.learning_run import Limits, Practice
     from tandem.scripts import rl
 
     practice = Practice(run=SimpleNamespace(stop_requested=False), limits=Limits(100, 1.0))

@@ -61,7 +61,7 @@ def install(tmp_path, wheel, digest):
     lock = tmp_path / "lock.txt"
     lock.write_text(f"tiny-thing==1.0 \\\n    --hash=sha256:{digest}\n")
     where = ["--no-index", "--find-links", str(wheel.parent), "--target", str(tmp_path / "site")]
-    line = ["bash", str(ROOT / "scripts/install_locked.sh"), str(Path(sys.prefix)), str(lock), *where]
+    line = ["bash", str(ROOT / "scripts/machine/install_locked.sh"), str(Path(sys.prefix)), str(lock), *where]
     return subprocess.run(line, capture_output=True, text=True)
 
 
@@ -78,6 +78,6 @@ def test_a_changed_hash_stops_the_set_up_with_one_line(flipped, tmp_path, wheel)
 
 def test_a_package_without_a_hash_is_not_installed(tmp_path, wheel):
     (tmp_path / "lock.txt").write_text("tiny-thing==1.0\n")
-    line = ["bash", str(ROOT / "scripts/install_locked.sh"), str(Path(sys.prefix)), str(tmp_path / "lock.txt")]
+    line = ["bash", str(ROOT / "scripts/machine/install_locked.sh"), str(Path(sys.prefix)), str(tmp_path / "lock.txt")]
     done = subprocess.run([*line, "--no-index", "--find-links", str(wheel.parent)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("set-up: cannot install") and done.stderr.count("\n") == 1

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from tandem.backbone.moe import MixtureOfExperts, MoEConfig, expert_loads
 from tandem.data.errors import DataError
 from tandem.data.windows import Sampler
-from tandem.policy import checkpoint
-from tandem.policy import train as training
+from tandem.policy.checkpoint import store
 from tandem.policy.errors import PolicyError
-from tandem.policy.team import ALONE, Team, recruit
+from tandem.policy.train import run as training
+from tandem.policy.train.data_parallel import ALONE, Team, recruit
 
 
 def weights(output, name="training_state"):
-    return load_file(checkpoint.resolve(output) / name / "model.safetensors")
+    return load_file(store.resolve(output) / name / "model.safetensors")
 
 
 def regress(team, folder):

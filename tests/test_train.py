@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tandem.data.errors import DataError
-from tandem.policy import checkpoint, fit
-from tandem.policy import train as training
-from tandem.policy.bundle import Bundle
+from tandem.policy.checkpoint import store
+from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import PolicyError
-from tandem.policy.learn_think import ThinkLearner, _succeeds_within
-from tandem.policy.run import Run
+from tandem.policy.train import loop as fit
+from tandem.policy.train import run as training
+from tandem.policy.train.run_folder import Run
+from tandem.policy.train.stage_think import ThinkLearner, _succeeds_within
 from tandem.scripts import train as command
 
 
 def weights(output, name="pretrained_model"):
-    return load_file(checkpoint.resolve(output) / name / "model.safetensors")
+    return load_file(store.resolve(output) / name / "model.safetensors")
 
 
 @pytest.mark.fault("resume is not bit-exact")
@@ -43,12 +44,12 @@ def test_stopping_and_resuming_equals_not_stopping(
 
 @pytest.mark.fault("resume with changed config, data, processes or code")
 def test_an_existing_run_is_not_overwritten_and_a_changed_recipe_is_not_resumed(frames, recipe, trained):
-    before = checkpoint.digest(trained)
+    before = store.digest(trained)
     with pytest.raises(PolicyError, match="exists"):
         training.train(recipe, frames, trained)
     with pytest.raises(PolicyError, match="act.learning_rate"):
         training.train(replace(recipe, act=replace(recipe.act, learning_rate=1.0)), frames, trained, resume=True)
-    assert checkpoint.digest(trained) == before
+    assert store.digest(trained) == before
 
 
 @pytest.mark.fault("two runs in one folder")
@@ -72,7 +73,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 @pytest.mark.fault("NaN or Inf in loss or gradient")
 def test_numbers_that_are_not_finite_stop_training_with_the_frames_named(frames, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "MAX_SKIPPED", 1)
-    from tandem.policy.learn_act import ActLearner
+    from tandem.policy.train.stage_act import ActLearner
 
     original = ActLearner.losses
 
@@ -103,7 +104,7 @@ def test_a_checkpoint_of_another_contract_is_refused_before_weights_are_read(tra
     from tandem.data.contract import Contract
     from tandem.data.errors import DataError
 
-    monkeypatch.setattr(checkpoint, "read_tensors", lambda *a: pytest.fail("weights were read"))
+    monkeypatch.setattr(store, "read_tensors", lambda *a: pytest.fail("weights were read"))
     fields = envs.contract_fields(image_size=64)
     with pytest.raises(DataError, match="observation.images.front"):
         Bundle.load(trained, expect=Contract.from_fields(fields))

@@ -13,13 +13,13 @@ import torch
 from foreign import foreign_dataset
 from tandem.data.cache import FrameCache
 from tandem.data.stopping import PREEMPTED, Stopped
-from tandem.policy import checkpoint
+from tandem.policy.checkpoint import store
 from tandem.policy.errors import PolicyError
-from tandem.policy.held_out import split
-from tandem.policy.learn_act import ActLearner
-from tandem.policy.learn_think import ThinkLearner
-from tandem.policy.recipe import Stage, debug, refuse_sizes
-from tandem.policy.train import train
+from tandem.policy.train.held_out import split
+from tandem.policy.train.recipe import Stage, debug, refuse_sizes
+from tandem.policy.train.run import train
+from tandem.policy.train.stage_act import ActLearner
+from tandem.policy.train.stage_think import ThinkLearner
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_steps_that_were_skipped_are_counted_logged_and_said(frames, recipe, tmp
     output = tmp_path / "run"
     train(recipe, frames, output)
     assert "stage think: 2 of 4 steps were skipped" in capsys.readouterr().out
-    assert checkpoint.progress(output)["skipped"] == 2
+    assert store.progress(output)["skipped"] == 2
     assert json.loads((output / "log.jsonl").read_text().splitlines()[-1])["skipped"] == 2
 
 
@@ -85,7 +85,7 @@ def test_skipped_steps_are_remembered_by_a_resumed_run(frames, recipe, tmp_path,
         train(recipe, frames, tmp_path / "run")
     monkeypatch.undo()
     train(replace(recipe, think=replace(recipe.think, steps=0)), frames, tmp_path / "other")
-    assert checkpoint.progress(tmp_path / "run")["skipped"] == 1
+    assert store.progress(tmp_path / "run")["skipped"] == 1
 
 
 @pytest.mark.fault("resume with changed config, data, processes or code", injected=3)
@@ -108,7 +108,7 @@ def test_a_resume_that_would_change_the_numbers_is_refused_or_said(
 
 
 def test_the_measured_precision_is_kept(frames, recipe, tmp_path, monkeypatch, stop_once_saved):
-    import tandem.policy.train as module
+    import tandem.policy.train.run as module
 
     output, auto = tmp_path / "run", replace(recipe, precision="auto")
     monkeypatch.setattr(module, "fastest_dtype", lambda device: torch.float32)
@@ -119,7 +119,7 @@ def test_the_measured_precision_is_kept(frames, recipe, tmp_path, monkeypatch, s
     monkeypatch.undo()
     monkeypatch.setattr(module, "fastest_dtype", lambda device: pytest.fail("measured again"))
     train(auto, frames, output, resume=True)
-    assert checkpoint.progress(output)["ways"]["precision"] == "fp32"
+    assert store.progress(output)["ways"]["precision"] == "fp32"
 
 
 def test_resume_begins_where_there_is_nothing_yet(frames, recipe, tmp_path):
@@ -136,26 +136,26 @@ def test_a_preempted_run_saves_and_the_same_command_continues(number, demonstrat
     flags = ("--data", str(demonstrations), "--act-steps", "400", "--think-steps", "0", "--resume", "--output", "run")
     process = subprocess.Popen(command(*flags), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not checkpoint.exists(tmp_path / "run") and time.monotonic() < deadline:
+    while not store.exists(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == PREEMPTED == 75 and "same command" in said
-    reached = checkpoint.progress(tmp_path / "run")["step"]
+    reached = store.progress(tmp_path / "run")["step"]
     assert 0 < reached < 400
     again = subprocess.Popen(command(*flags), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while checkpoint.progress(tmp_path / "run")["step"] == reached and time.monotonic() < deadline:
+    while store.progress(tmp_path / "run")["step"] == reached and time.monotonic() < deadline:
         time.sleep(0.1)
     again.send_signal(number)
     again.communicate(timeout=60)
-    assert again.returncode == PREEMPTED and checkpoint.progress(tmp_path / "run")["step"] > reached
+    assert again.returncode == PREEMPTED and store.progress(tmp_path / "run")["step"] > reached
 
 
 HANGS = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from tandem.policy import team as module
+from tandem.policy.train import data_parallel as module
 from tandem.policy.errors import PolicyError
 
 def partner(team, held):
@@ -220,7 +220,7 @@ def test_training_on_foreign_data_ends_with_an_error_on_what_it_has_not_seen(tmp
         and "next: tandem eval --checkpoint run --data set" in done.stdout
     )
     measured = json.loads((tmp_path / "run/held_out.json").read_text())
-    assert measured["episodes"] == checkpoint.recipe(tmp_path / "run")["held_out"]
+    assert measured["episodes"] == store.recipe(tmp_path / "run")["held_out"]
     assert set(measured["entries"]) == {f"action[action_{i}]" for i in range(7)}
     assert all(0 < row["chunk"] < 3 and 0 < row["stay"] < 1 for row in measured["entries"].values())
 
@@ -236,7 +236,7 @@ def test_training_on_foreign_data_ends_with_an_error_on_what_it_has_not_seen(tmp
     ],
 )
 def test_an_optimiser_takes_up_its_own_state_only(spoil):
-    from tandem.policy import optimizer_state
+    from tandem.policy.checkpoint import optimizer_state
 
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter])

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from tandem import envs
 from tandem.data.files import Lock
-from tandem.policy.agents import AgentSpec
+from tandem.policy.act.agents import AgentSpec
 from tandem.policy.errors import CannotBegin, PolicyError
-from tandem.policy.evaluate import EPISODES_FILE, evaluate, plan, read_outcomes, summary
-from tandem.policy.pool import Crash, Pool
-from tandem.policy.rollout import Episode, environment, run_job
-from tandem.policy.run import default_output
-from tandem.policy.worker import STEP, beat, default_deadline
+from tandem.policy.evaluate.episode import Episode, environment, run_job
+from tandem.policy.evaluate.evaluation import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from tandem.policy.evaluate.pool import Crash, Pool
+from tandem.policy.evaluate.worker import STEP, beat, default_deadline
+from tandem.policy.train.run_folder import default_output
 from tandem.scripts import collect, watch
 from tandem.scripts.__main__ import run
 
@@ -85,7 +85,7 @@ def test_waiting_for_workers_ends_within_a_second_when_it_is_asked_to():
 
 PARENT = """
 import jobs
-from tandem.policy.pool import Pool
+from tandem.policy.evaluate.pool import Pool
 if __name__ == "__main__":
     with Pool(jobs.work, 1) as pool:
         list(pool.run([("tells", 0)]))
@@ -118,7 +118,7 @@ def _state(process):
 
 
 def test_a_beat_costs_next_to_nothing_and_deadlines_follow_the_rate(monkeypatch):
-    from tandem.policy import worker
+    from tandem.policy.evaluate import worker
 
     monkeypatch.setattr(worker, "_heart", worker.Heart(None))
     rounds = []
@@ -172,7 +172,7 @@ def test_what_is_the_same_for_every_episode_is_an_error(faulty, monkeypatch):
 
 @pytest.mark.fault("planner late, malformed or repeating itself")
 def test_a_policy_or_a_planner_that_raises_ends_its_episode_alone(trained, monkeypatch):
-    from tandem.policy.agent import Runtime, TandemAgent
+    from tandem.policy.act.agent import Runtime, TandemAgent
 
     spec = AgentSpec("checkpoint", str(trained), Runtime())
     monkeypatch.setattr(TandemAgent, "_think", lambda *_: 1 / 0)
@@ -445,7 +445,7 @@ def test_a_page_counts_clamped_steps(faulty):
 def test_an_environment_of_a_learner_that_hangs_or_raises_is_one_line(what, said):
     import multiprocessing
 
-    from tandem.policy.rl.vector import in_processes
+    from tandem.policy.rl.dsrl.sb3_workers import in_processes
 
     makers = [partial(jobs.third_step, ""), partial(jobs.third_step, what)]
     with pytest.raises(PolicyError, match=said), in_processes(makers, 0.5) as vector:
@@ -456,15 +456,15 @@ def test_an_environment_of_a_learner_that_hangs_or_raises_is_one_line(what, said
 
 
 def flat(trained):
-    from tandem.policy import checkpoint
-    from tandem.policy.agent import Runtime
+    from tandem.policy.act.agent import Runtime
+    from tandem.policy.checkpoint import store
 
-    return AgentSpec("checkpoint", str(checkpoint.resolve(trained)), Runtime(mode="flat"))
+    return AgentSpec("checkpoint", str(store.resolve(trained)), Runtime(mode="flat"))
 
 
 def test_layouts_that_raise_are_left_out_and_ten_in_a_row_end_the_learning(trained, monkeypatch):
-    from tandem.policy.rl.noise_env import NoiseEnv
-    from tandem.policy.rl.rollouts import Job, roll_out
+    from tandem.policy.rl.dsrl.noise_env import NoiseEnv
+    from tandem.policy.rl.shared.episodes import Job, roll_out
 
     bad, reset = {6, 7}, envs.TabletopEnv.reset
 
@@ -487,7 +487,7 @@ def test_layouts_that_raise_are_left_out_and_ten_in_a_row_end_the_learning(train
 
 
 def test_a_round_whose_first_episodes_all_fail_ends_the_learning(trained, tmp_path, monkeypatch, at_once):
-    import tandem.policy.rl.flow_policy_gradient as module
+    import tandem.policy.rl.ppo.ppo as module
     import tyro
     from tandem.scripts import rl
 

@@ -12,15 +12,12 @@ for a few steps (envs/bursts.py), and sometimes the fingers do the opposite mean
 scripts look at where things are, so that they mend it.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from ..bursts import Bursts
 from .scripts import script_of
-
-if TYPE_CHECKING:
-    from .env import MetaWorldEnv
 
 MOVED = 0.01  # distance [m] from its place at which a thing counts as moved
 NEAR = 0.15  # distance [m] from the hand within which it is the hand that moves it
@@ -29,10 +26,20 @@ BURST_RATE, BURST_STEPS = 0.01, (3, 8)  # chance a step that a push starts; its 
 FLIP_RATE = 0.3  # share of pushes in which the fingers do the opposite
 
 
+class Scripted(Protocol):
+    """What the expert reads of an environment."""
+
+    title: str
+    words: tuple[str, str]
+
+    @property
+    def full(self) -> np.ndarray: ...
+
+
 class MetaWorldExpert:
     """An `envs.Script`; made after a reset, for one episode."""
 
-    def __init__(self, env: "MetaWorldEnv", seed: int):
+    def __init__(self, env: Scripted, seed: int):
         self._env, self._script = env, script_of(env.title)
         self._place = env.full[4:7].copy()  # of the thing that is handled first, until the hand is near
         self._gripper: float | None = None  # first command

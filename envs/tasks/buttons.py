@@ -27,7 +27,7 @@ class PressExpert(Expert):
         return self.toward(down, CLOSED, f"press the {self.names[0]}")
 
 
-@register("press_button")
+@register("press_button", "tabletop")
 class PressButton(Task):
     fixtures = ("buttons",)
     templates = ("press the {object}", "push the {object} down", "hit the {object}", "press down on the {object}")

@@ -57,7 +57,7 @@ class Drawer(Task):
         return "handle", None
 
 
-@register("open_drawer")
+@register("open_drawer", "tabletop")
 class OpenDrawer(Drawer):
     templates = ("open the drawer", "pull the drawer open", "slide the drawer out", "open up the drawer")
     horizon = 90
@@ -72,7 +72,7 @@ class OpenDrawer(Drawer):
         return 1.0 if self.success(sim) else 0.3 * near + 0.6 * min(1.0, max(0.0, sim.drawer / OPENED))
 
 
-@register("close_drawer")
+@register("close_drawer", "tabletop")
 class CloseDrawer(Drawer):
     templates = ("close the drawer", "push the drawer shut", "shut the drawer", "slide the drawer in")
     horizon = 90

@@ -28,7 +28,7 @@ class PickPlaceExpert(GraspExpert):
         return self.grasp()
 
 
-@register("pick_place")
+@register("pick_place", "tabletop")
 class PickPlace(Task):
     fixtures = ("objects", "bowl")
     templates = (

@@ -53,7 +53,7 @@ class PushExpert(Expert):
         return way
 
 
-@register("push")
+@register("push", "tabletop")
 class Push(Task):
     fixtures = ("objects", "mark")
     templates = (

@@ -22,7 +22,7 @@ class ReachExpert(Expert):
         return self.toward(goal(self.sim), OPEN, f"move above the {self.names[0]}")
 
 
-@register("reach")
+@register("reach", "tabletop")
 class Reach(Task):
     fixtures = ("objects",)
     templates = (

@@ -37,7 +37,7 @@ class StackExpert(GraspExpert):
         return self.toward(target, CLOSED, f"lower the {name} onto the {self.names[1]}")
 
 
-@register("stack")
+@register("stack", "tabletop")
 class Stack(Task):
     fixtures = ("objects",)
     templates = (

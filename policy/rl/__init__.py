@@ -1,1 +1,1 @@
-"""Reinforcement learning after imitation: one algorithm, one file; experience, rollouts and curves exist once."""
+"""Reinforcement learning after imitation: a room a method, and what they share. No method imports another."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..shared.errors import UserError
 
 
 def recorded(root: Path) -> Path:

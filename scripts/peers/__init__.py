@@ -7,7 +7,7 @@ Notable choices
 - Two environments that share nothing but this checkout: `.venv` runs the command and Tandem, `.venv-peers` (setup.sh)
   runs LeRobot. Between them go command lines, folders and JSON files.
 - Peers are trained by their own `lerobot-train` and seen through their own pre- and post-processors; episodes are run
-  by our `policy.rollout`, so that seeds, cameras and the rule of success are the same.
+  by our `policy.evaluate.episode`, so that seeds, cameras and the rule of success are the same.
 - The copy of the data set that peers get holds no privileged column (dataset.py).
 - Every stage leaves a JSON file; a command that was interrupted goes on after the last one.
 """

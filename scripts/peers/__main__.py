@@ -16,11 +16,11 @@ from typing import Any, Literal
 import tyro
 
 from ... import envs
-from ...policy.recipe import preset
+from ...policy.train.recipe import preset
 from ..__main__ import known_errors
-from ..manifest import ROOT
-from ..results import write_result
-from ..settings import same_settings
+from ..publish.figures import write_result
+from ..publish.manifest import ROOT
+from ..shared.settings import same_settings
 from ..train import ensure_data
 from .dataset import peers_copy
 from .launch import module, run

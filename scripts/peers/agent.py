@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...policy.agents import entry
-from ...policy.rollout import Episode, Outcome, environment, run_episode
-from ..malloc import keep_pages
+from ...policy.act.agents import entry
+from ...policy.evaluate.episode import Episode, Outcome, environment, run_episode
+from ..machine.malloc import keep_pages
 from .dataset import CODE, task_code, task_words
 
 
@@ -84,7 +84,8 @@ def load(folder: str) -> LeRobotAgent:
 
 
 def run_job(job: tuple[str, Episode]) -> Outcome:
-    """For `policy.evaluate.evaluate`, as `policy.rollout.run_job`: the spec is the checkpoint's folder."""
+    """For `policy.evaluate.evaluation.evaluate`, as `policy.evaluate.episode.run_job`: the spec is the checkpoint's
+    folder."""
     folder, episode = job
     torch.set_num_threads(1)
     agent = load(folder)

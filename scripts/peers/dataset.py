@@ -20,7 +20,7 @@ from ...data.files import json_bytes, write_atomic
 from ...data.layout import INDEX_COLUMNS, read_json, read_table, read_words, table_bytes
 from ...data.reader import Dataset
 from ...data.stats import column_stats
-from ..errors import UserError
+from ..shared.errors import UserError
 
 CODE = "observation.environment_state"
 ROLES = ("image", "state", "action")  # of the contract

@@ -3,8 +3,8 @@
 Memory is the proportional set size of the whole process tree: pages that loader processes share with their parent count
 once. Linux only, as is everything that is read from /proc here.
 
-Peers get the allocator settings that Tandem gives itself (scripts/malloc.py), by environment variables: on CPUs they
-decide more than any model does. They are told to ask no hub for anything.
+Peers get the allocator settings that Tandem gives itself (scripts/machine/malloc.py), by environment variables: on CPUs
+they decide more than any model does. They are told to ask no hub for anything.
 """
 
 import os
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..shared.errors import UserError
 
 TICK = 0.5  # seconds between two looks at whether it has ended
 LOOKS = 10  # ticks between two looks at the memory: to add up gigabytes of pages takes a while of a core

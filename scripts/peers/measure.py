@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from ... import envs
-from ...policy.agents import Agent, AgentSpec, load_agent
+from ...policy.act.agents import Agent, AgentSpec, load_agent
 
 UNCOUNTED = 2  # first chunks, in which memory is touched for the first time
 SECONDS = 20.0  # of the loader, at most
@@ -60,11 +60,11 @@ def latency(agent: Agent, task: str, repeats: int) -> float:
 def _tandem(args: Args) -> dict[str, float]:
     from ...data.bench import loader_rate
     from ...data.cache import FrameCache
-    from ...policy import checkpoint
-    from ...policy.agent import Runtime
-    from ..published import parameters
+    from ...policy.act.agent import Runtime
+    from ...policy.checkpoint import store
+    from ..publish.success import parameters
 
-    folder = str(checkpoint.resolve(args.checkpoint))
+    folder = str(store.resolve(args.checkpoint))
     frames = FrameCache.build(args.data, args.cache)
     return {
         "load_frames_per_s": round(loader_rate(frames, at=("subgoal",))["frames_per_s"], 1),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from ...policy.evaluate import evaluate, plan, resolve_tasks, summary
-from ..manifest import manifest
+from ...policy.evaluate.evaluation import evaluate, plan, resolve_tasks, summary
+from ..publish.manifest import manifest
 from .agent import run_job
 
 DEADLINE = 3600.0  # seconds for one episode: a chunk may take some, and an episode has 60 of them

@@ -18,7 +18,7 @@ fail() { echo "peers: $*" >&2; exit 2; }
 # Meta-World asks for one old MuJoCo, as in `make metaworld`.
 "$VENV/bin/pip" install -q -c "$HERE/constraints.txt" --no-deps metaworld
 "$VENV/bin/pip" install -q --no-deps --no-build-isolation -e .  # our own code, from the checkout
-"$VENV/bin/python" -c 'import lerobot, tandem.policy.evaluate, metaworld' || fail "the environment does not work; remove $VENV and try again"
+"$VENV/bin/python" -c 'import lerobot, tandem.policy.evaluate.evaluation, metaworld' || fail "the environment does not work; remove $VENV and try again"
 
 cp "$HERE/constraints.txt" "$VENV/.ready"
 echo "peers: $VENV is ready"

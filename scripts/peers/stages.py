@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ...data.files import json_bytes, write_atomic
-from ...policy.evaluate import EPISODES_FILE
-from ..errors import UserError
-from ..manifest import ROOT
+from ...policy.evaluate.evaluation import EPISODES_FILE
+from ..publish.manifest import ROOT
+from ..shared.errors import UserError
 from .launch import module, our_python, run
 from .table import OURS
 from .tandem import train_tandem

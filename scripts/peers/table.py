@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ...policy.rollout import FAILED
-from ...policy.statistics import Proportion
-from ..compare import Outcomes, compare, load, points
-from ..errors import UserError
-from ..results_file import read_results
+from ...policy.evaluate.episode import FAILED
+from ...policy.evaluate.statistics import Proportion
+from ..publish.comparison import Outcomes, compare, load, points
+from ..publish.results_file import read_results
+from ..shared.errors import UserError
 
 OURS = "tandem"
 

@@ -7,8 +7,8 @@ frames into Tandem's cache, as the peers' short runs convert them into theirs.
 import json
 from pathlib import Path
 
-from ...policy import checkpoint
-from ...policy.recipe import Recipe, preset
+from ...policy.checkpoint import store
+from ...policy.train.recipe import Recipe, preset
 from .launch import Ran, our_python, run
 from .train import MARGIN, OVERTIME, Budget, Trained, mean
 
@@ -24,7 +24,7 @@ def train_tandem(name: str, data: Path, folder: Path, budget: Budget) -> Trained
     command, limit = _command(name, data, folder / "train", steps, budget), 60 * OVERTIME * budget.minutes
     ran = run(command, folder / "train.log", home, limit)
     made = step_seconds(folder / "train", recipe)
-    trained = checkpoint.resolve(folder / "train")
+    trained = store.resolve(folder / "train")
     return Trained(
         str(trained), round(ran.seconds / 60, 2), int(trained.name), recipe.act.batch,
         round(recipe.act.batch / made["act"], 2), ran.peak_gb, ran.finished,

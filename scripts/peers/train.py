@@ -12,7 +12,7 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..shared.errors import UserError
 from .launch import Ran, run
 from .systems import PEERS, train_command
 

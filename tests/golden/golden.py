@@ -82,11 +82,13 @@ def practising(method: str) -> Callable[[Tandem, Path], dict[str, str]]:
 def practise(method: str) -> None:
     """Learns in the present folder, with settings under which something is learned within a minute."""
     import tyro
-    from tandem.policy.recipe import Stage
-    from tandem.policy.rl import dsrl, flow_policy_gradient, recap
-    from tandem.policy.rl.judging import Judging
-    from tandem.policy.rl.lesson import Lesson
-    from tandem.policy.rl.recalling import Recalling
+    from tandem.policy.rl.dsrl import dsrl
+    from tandem.policy.rl.ppo import ppo
+    from tandem.policy.rl.recap import recap
+    from tandem.policy.rl.recap.advantage_labels import Judging
+    from tandem.policy.rl.recap.memory_training import Recalling
+    from tandem.policy.rl.recap.update import Lesson
+    from tandem.policy.train.recipe import Stage
     from tandem.scripts import rl
 
     parts = {"judging": Judging(value_steps=20), "recalling": Recalling(steps=20)}
@@ -94,7 +96,7 @@ def practise(method: str) -> None:
     quick: dict[str, tuple[Any, str, dict[str, Any], int]] = {
         "dsrl": (dsrl, "DSRL", {"warm_up": 10, "hold": 2}, 400),
         "recap": (recap, "Recap", {"episodes": 4, "each": 2} | parts, 300),
-        "ppo": (flow_policy_gradient, "FlowPolicyGradient", {"episodes": 4, "batch": 32}, 300),
+        "ppo": (ppo, "FlowPolicyGradient", {"episodes": 4, "batch": 32}, 300),
     }
     module, name, settings, steps = quick[method]
     original = getattr(module, name)

@@ -1,0 +1,1 @@
+"""Published language models as ours."""

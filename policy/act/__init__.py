@@ -1,0 +1,1 @@
+"""A policy at run time: the agent that acts, and the limits on its actions."""

@@ -1,0 +1,1 @@
+"""Evaluation: episodes, workers that may crash, and statistics."""

@@ -1,0 +1,1 @@
+"""DSRL: a frozen flow, steered by its noise; and learning from nothing, for reference."""

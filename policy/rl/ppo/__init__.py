@@ -1,0 +1,1 @@
+"""PPO and GRPO: a policy gradient through one step of the flow."""

@@ -1,0 +1,284 @@
+"""Flow policy gradient: PPO on a flow with a likelihood (ReinFlow, pi_RL).
+
+    repeat: episodes with noise in the flow  ->  advantages of looks (baselines.py)
+            ->  a few epochs of clipped policy gradient (PPO, arXiv 1707.06347)
+
+On-policy and therefore hungry; the one of the three methods that can leave what demonstrations made likely.
+
+Notable choices
+- What learns is System 1's summary (policy/networks/controller.py), through which what decides most reaches every
+  action; all else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all
+  of System 1 promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the
+  summary.
+- Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
+  for a signal: once nearly all episodes succeed, whose noise is as large as ever, steps become smaller (`_rate`).
+- Practice ends what is stuck (patience.py): as many rounds in half of the time, where an episode is long.
+- Where it makes the policy worse it stops, and leaves the policy as it was (decline.py).
+- The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
+  a function did not foresee is what the noise did.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ....data.files import is_count
+from ...act.agents import AgentSpec
+from ...checkpoint import optimizer_state, store
+from ...checkpoint.bundle import Bundle
+from ...errors import PolicyError
+from ...evaluate.pool import Crash, Pool
+from ..shared.episodes import EXPLORER, HOPELESS, Job, Trajectory, horizon, roll_out
+from ..shared.experience import Experience
+from ..shared.frames import Samples, of_trajectory
+from ..shared.learning_run import Learning
+from ..shared.seeds import unmet
+from ..shared.stochastic_flow import Explorer, log_likelihood
+from .advantages import rewards
+from .baselines import Baseline, Group, Value
+from .critic import seen
+from .early_stopping import by_layout, declined
+from .time_limit import Patience, patience
+
+
+@dataclass(frozen=True)
+class FlowPolicyGradient:
+    """Settings."""
+
+    baseline: Value | Group = Value()
+    episodes: int = 96  # per round
+    epochs: int = 4
+    batch: int = 512  # looks a step
+    learning_rate: float = 6e-4  # where at least half of the episodes fail
+    least_rate: float = 0.05  # share of it where all succeed
+    explorer_rate: float = 1e-4
+    clip: float = 0.2  # of the ratio
+    kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
+
+
+MOMENTS, GROUPS, ROUNDS = "optimizer.safetensors", "optimizer.json", "rounds.json"  # in a checkpoint's training state
+
+
+@dataclass
+class Learner:
+    """What is alive between rounds."""
+
+    bundle: Bundle  # its controller's summary learns
+    explorer: Explorer
+    baseline: Baseline
+    optimizer: torch.optim.Optimizer
+    took: float = 0.0  # seconds of the last round
+    patience: Patience = field(default_factory=dict)  # by the last round
+    first: list[float] = field(default_factory=list)  # success on each layout of the first round
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint needs beside the policy."""
+        moments, groups = optimizer_state.split(self.optimizer.state_dict())
+        return {
+            EXPLORER: dict(self.explorer.state_dict()),
+            MOMENTS: moments,
+            GROUPS: groups,
+            ROUNDS: {"took": self.took, "patience": self.patience, "first": self.first},
+        } | self.baseline.state()
+
+
+def flow_policy_gradient(
+    spec: AgentSpec,
+    tasks: tuple[str, ...],
+    learning: Learning,
+    settings: FlowPolicyGradient,
+    workers: int,
+    seed: int,
+) -> None:
+    """Rounds until `learning` ends, or no other one fits; a checkpoint after each, from which the next round acts."""
+    experience = Experience.open(learning.folder / "experience", limit=1 << 30)
+    learning.resume(experience, settings)
+    torch.manual_seed(seed + len(experience))
+    learner = _learner(learning, settings)
+    newest, crashed = learning.newest() or _save(learning, learner), set[int]()
+    with Pool(roll_out, workers, learning.limits.step, learning.stopped) as pool:
+        while not learning.ended() and learning.left > learner.took:
+            begin = learning.seconds
+            layouts = unmet(experience, seed, settings.episodes // settings.baseline.draws, frozenset(crashed))
+            jobs = _jobs(replace(spec, checkpoint=str(newest)), tasks, layouts, settings, learner.patience)
+            rollouts = _rollouts(pool, jobs, learning)
+            if learning.run.stop_requested:
+                return
+            crashed |= {job.seed for job in jobs} - {rollout.seed for rollout in rollouts}
+            moved = {"return": float(np.mean([rewards(r).sum() for r in rollouts])), "crashed": len(crashed)}
+            moved |= update(learner, rollouts, tasks, settings)
+            _keep(rollouts, experience, learning)
+            learner.patience = patience(rollouts)
+            now = by_layout(rollouts, learner.patience)
+            learner.first = learner.first or now
+            if declined(learner.first, now):
+                return _give_up(learning, learner.first, now)
+            moved |= learner.baseline.learn(experience, len(rollouts))
+            learning.run.log("flow_policy_gradient", experience.steps, moved)
+            learner.took = learning.seconds - begin
+            newest = _save(learning, learner)
+
+
+def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
+    """Of one round, in the order of the jobs; only a part of them where the run is asked to stop."""
+    found: list[Trajectory] = []
+    failed = 0
+    for index, result in pool.run(jobs):
+        learning.tick()
+        if learning.run.stop_requested:
+            return found
+        if not isinstance(result, Crash):
+            found.append(result)
+            continue
+        failed += 1
+        learning.leave_out(f"{jobs[index].task} seed {jobs[index].seed}", result.reason)
+        if failed >= HOPELESS and not found:
+            raise PolicyError(f"the first {failed} episodes of a round failed; {result.reason}; then --resume")
+    if not found and not learning.run.stop_requested:
+        why = "; ".join(learning.left_out)
+        raise PolicyError(f"every episode of a round crashed ({why}); run `tandem doctor`, then --resume")
+    return sorted(found, key=lambda r: (r.seed, r.draw))
+
+
+def _keep(rollouts: list[Trajectory], experience: Experience, learning: Learning) -> None:
+    for rollout in rollouts:
+        kept = {"seen": seen(rollout), "rewards": rewards(rollout), "seed": np.array(rollout.seed)}
+        experience.add(rollout.steps, rollout.success, kept)
+        learning.episode(rollout.success, rollout.steps, experience.steps)
+
+
+def _give_up(learning: Learning, first: list[float], now: list[float]) -> None:
+    was, is_now = (f"{100 * np.mean(share):.0f}%" for share in (first, now))
+    learning.save_untaught(
+        f"of the first round's episodes {was} succeeded, of the last one's {is_now}; this makes the policy worse",
+        "try dsrl, or recap where a scripted expert is there",
+    )
+
+
+def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
+    newest = learning.newest()
+    bundle = Bundle.load(newest or learning.base)
+    summary = bundle.model.controller.summary.requires_grad_(True)
+    explorer, baseline = Explorer.of(bundle), settings.baseline.start(bundle, newest)
+    rates = ((summary, settings.learning_rate), (explorer, settings.explorer_rate))
+    optimizer = torch.optim.AdamW(
+        [{"params": list(part.parameters()), "lr": rate} for part, rate in rates], weight_decay=0.0
+    )
+    if newest is not None:
+        explorer.load_state_dict(store.read_tensors(newest, f"{store.TRAINING}/{EXPLORER}"))
+        moments = store.read_tensors(newest, f"{store.TRAINING}/{MOMENTS}")
+        groups = store.read_json(newest, f"{store.TRAINING}/{GROUPS}")
+        optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
+    rounds = {} if newest is None else read_rounds(newest)
+    return Learner(bundle, explorer, baseline, optimizer, **rounds)
+
+
+def read_rounds(folder: Path) -> dict[str, Any]:
+    """What `Learner.state` keeps of its rounds; PolicyError where it is something else."""
+    stored = store.read_json(folder, f"{store.TRAINING}/{ROUNDS}")
+    stored = stored if isinstance(stored, dict) else {"": None}
+    took, patience, first = stored.get("took", 0.0), stored.get("patience", {}), stored.get("first", [])
+    values = [took, *(patience.values() if isinstance(patience, dict) else [None])]
+    values += first if isinstance(first, list) else [None]
+    known = all(map(is_count, values))
+    if not known or stored.keys() - {"took", "patience", "first"}:
+        raise PolicyError(f"checkpoint {folder}: {ROUNDS} says nothing of its rounds; use an older checkpoint")
+    return stored
+
+
+def _save(learning: Learning, learner: Learner) -> Path:
+    return learning.save(learner.state(), weights=dict(learner.bundle.model.state_dict()))
+
+
+def _jobs(
+    spec: AgentSpec, tasks: tuple[str, ...], layouts: list[int], settings: FlowPolicyGradient, known: Patience
+) -> list[Job]:
+    """Tasks in turn."""
+    jobs = []
+    for layout in layouts:
+        job = Job(spec, task := tasks[layout % len(tasks)], layout, patience=known.get(task), explore=True)
+        jobs += [replace(job, draw=draw) for draw in range(settings.baseline.draws)]
+    return jobs
+
+
+@dataclass
+class Round:
+    """The looks of one round's episodes, F of them, and how likely they were."""
+
+    samples: Samples
+    before: Tensor  # (F, H, A)
+    chosen: Tensor  # (F, A)
+    features: Tensor  # (F, ...)
+    gain: Tensor  # (F,) advantages
+    old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
+
+
+def update(
+    learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], settings: FlowPolicyGradient
+) -> dict[str, float]:
+    """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
+    if not learner.explorer.known:
+        learner.explorer.standardise.fit(_joined(rollouts, "features").float())
+        learner.explorer.known.fill_(True)
+    samples = Samples.joined([of_trajectory(learner.bundle, r, tasks, horizon(r.task)) for r in rollouts])
+    before, chosen, features = (_joined(rollouts, name) for name in ("before", "chosen", "features"))
+    gain = learner.baseline.gains(rollouts, samples.episode)
+    some = torch.nonzero(gain)[:, 0]
+    if not len(some):
+        return {"divergence": 0.0, "updates": 0}
+    now = Round(samples, before, chosen, features.float(), gain, torch.zeros(len(samples)))
+    with torch.no_grad():
+        for rows in some.split(256):
+            now.old[rows] = _likelihood(learner, now, rows)
+    divergence, updates = 0.0, 0
+    learner.optimizer.param_groups[0]["lr"] = rate = _rate(rollouts, settings)
+    for rows in (rows for _ in range(settings.epochs) for rows in _parts(some, settings.batch)):
+        divergence, updates = _step(learner, now, rows, settings), updates + 1
+        if divergence > settings.kl:
+            break
+    scale = float(learner.explorer(now.features).detach().mean())
+    return {"divergence": divergence, "updates": updates, "scale": scale, "learning_rate": rate}
+
+
+def _joined(rollouts: list[Trajectory], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([r.arrays[name] for r in rollouts]))
+
+
+def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """The rows in random order, in equal parts of about `batch`: a small one would be a step of its own."""
+    return rows[torch.randperm(len(rows))].tensor_split(max(1, round(len(rows) / batch)))
+
+
+def _rate(rollouts: list[Trajectory], settings: FlowPolicyGradient) -> float:
+    """The summary's learning rate: less, the fewer episodes fail."""
+    failed = 1 - float(np.mean([rollout.success for rollout in rollouts]))
+    return settings.learning_rate * max(settings.least_rate, min(1.0, 2 * failed))
+
+
+def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
+    """One update; how far the policy was before it from the one that acted, on these looks."""
+    log_ratio = _likelihood(learner, now, rows) - now.old[rows]
+    ratio, gain = log_ratio.exp(), now.gain[rows]
+    loss = -torch.minimum(ratio * gain, ratio.clamp(1 - settings.clip, 1 + settings.clip) * gain).mean()
+    if not torch.isfinite(loss):
+        raise PolicyError("flow policy gradient: the loss is not finite; --resume goes on from the last round")
+    learner.optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in learner.optimizer.param_groups for p in group["params"]], 1.0)
+    learner.optimizer.step()
+    return float((ratio - 1 - log_ratio).mean().detach())
+
+
+def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
+    """Of what those looks chose, (B,)."""
+    rows, controller = now.samples.rows(index), learner.bundle.model.controller
+    z = rows.z.float()
+    with torch.no_grad():
+        referents, _ = learner.bundle.model.grounding(rows.instruction, z)
+    context = controller.context(rows.instruction, z, referents, rows.goal.float(), rows.has_goal)
+    scale = learner.explorer(now.features[index])
+    return log_likelihood(controller, context, scale, now.before[index], now.chosen[index])

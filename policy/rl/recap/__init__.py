@@ -1,0 +1,1 @@
+"""RECAP: own experience and corrections, told apart by their advantage."""

@@ -1,0 +1,227 @@
+"""What all algorithms share beside experience: how long they learn, their curve, their checkpoints.
+
+A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` and `compare` load it. Beside it lies
+what the algorithm itself needs to go on.
+"""
+
+import json
+import math
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....data.errors import DataError
+from ....data.files import is_count, json_bytes, read_bytes, read_object, write_atomic
+from ...checkpoint import store
+from ...checkpoint.bundle import Bundle
+from ...errors import PolicyError
+from ...evaluate.statistics import Proportion
+from ...networks.advantage_token import Judgement
+from ...networks.noise_actor import Steering
+from ...networks.object_memory import Memory
+from ...train.run_folder import Run
+from .experience import Experience
+
+WINDOW = 100  # episodes whose share of successes the curve shows
+REPORT = 20  # episodes between two points of the curve
+ASKED = "asked.json"  # file of a run: method, settings, base and tasks
+CLOCK = "seconds"  # file of a run: how long it had learned when that was last noted
+NOTED = 1.0  # seconds between two notes: on a disk, one takes some milliseconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    steps: int  # environment steps, over all workers
+    minutes: float
+    save_minutes: float = 5.0
+    step: float | None = None  # seconds that a step may take; none: from the environment's rate
+
+
+@dataclass(kw_only=True)
+class Practice:
+    """How long, and how well so far."""
+
+    run: Run
+    limits: Limits
+    steps: int = 0  # environment steps so far
+    episodes: int = 0
+    spent: float = 0.0  # seconds before `since`
+    since: float = field(default_factory=time.perf_counter)
+    noted: float = -NOTED  # second of the last note
+    left_out: dict[str, int] = field(default_factory=dict)  # reasons of episodes that failed to run, how often each
+    recent: deque[tuple[bool, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))  # success, control steps
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
+    def lately(self) -> float:
+        """Success of the last episodes."""
+        return sum(won for won, _ in self.recent) / max(1, len(self.recent))
+
+    @property
+    def seconds(self) -> float:
+        return self.spent + time.perf_counter() - self.since
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return 60 * self.limits.minutes - self.seconds
+
+    def episode(self, success: bool | None, length: int, total: int) -> None:
+        """Counts one episode of `length` steps; `total`: steps of all; success None: the policy had help."""
+        if success is not None:
+            self.recent.append((success, length))
+        self.steps, self.episodes = total, self.episodes + 1
+        self.tick()
+        if self.episodes % REPORT == 0 and self.recent:
+            won, lengths = zip(*self.recent, strict=True)
+            share = Proportion(sum(won), len(won)).as_dict()
+            about = {"episodes": self.episodes, "length": sum(lengths) / len(won), "minutes": self.seconds / 60}
+            self.run.log("rl", total, {key: share[key] for key in ("success", "low", "high", "n")} | about)
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """Counts an episode that failed to run, and prints the first one of each reason."""
+        if reason not in self.left_out:
+            print(f"left out: {what}: {reason}")
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def stopped(self) -> bool:
+        """For pools: is the run asked to stop?"""
+        return self.run.stop_requested
+
+    def tick(self) -> None:
+        """Notes the time, which then counts even where what it was spent on is lost."""
+        if (now := self.seconds) - self.noted < NOTED:
+            return
+        self.noted = now
+        try:
+            write_atomic(self.folder / CLOCK, f"{now:.1f}".encode())
+        except OSError as error:
+            raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
+
+    def ended(self) -> bool:
+        over = self.steps >= self.limits.steps or self.left < 0
+        return over or self.run.stop_requested
+
+
+@dataclass(kw_only=True)
+class Learning(Practice):
+    """Practice that makes a policy better: its checkpoints."""
+
+    base: Path  # checkpoint of the policy that gets better
+    bundle: Bundle  # of it
+    tasks: tuple[str, ...]
+    about: dict[str, Any]  # method and its settings, for the checkpoint
+    saved: float = field(default_factory=time.perf_counter)
+
+    def resume(self, experience: Experience, settings: Any) -> None:
+        """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
+        self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
+        self._same()
+        self.spent = clock(self.folder)
+        if (saved := self._saved()) is not None:
+            self.spent = max(self.spent, float(saved["seconds"]))
+            experience.steps = max(experience.steps, int(saved["env_steps"]))  # its newest file may be lost
+        self.steps, self.episodes = experience.steps, len(experience)
+
+    def _same(self) -> None:
+        """Keeps what the run is, from its start on; PolicyError where that is not what it was."""
+        asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
+        if not file.exists():
+            write_atomic(file, json_bytes(asked))
+        before = read_asked(file)
+        was, now = ({**about, **about["settings"]} for about in (before, asked))
+        for name in (name for name in now if name != "settings"):
+            if (old := was.get(name)) != now[name]:
+                raise PolicyError(
+                    f"cannot resume {self.folder}: {name} was {old!r}, is {now[name]!r}; choose another --output"
+                )
+
+    def newest(self) -> Path | None:
+        """The last checkpoint of this run that has learned; None where there is none yet."""
+        saved = self._saved()
+        return None if saved is None or saved.get("untaught") else store.resolve(self.folder)
+
+    def _saved(self) -> dict[str, Any] | None:
+        """What the last checkpoint says of this run."""
+        return saved(self.folder) if store.exists(self.folder) else None
+
+    def due(self) -> bool:
+        """Is it time to save?"""
+        return time.perf_counter() - self.saved > 60 * self.limits.save_minutes
+
+    def save(
+        self,
+        state: dict[str, Any],
+        steering: Steering | None = None,
+        judgement: Judgement | None = None,
+        memory: Memory | None = None,
+        weights: dict[str, Tensor] | None = None,
+        untaught: bool = False,
+    ) -> Path:
+        """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed; untaught: it is
+        the policy as it was."""
+        self.saved = time.perf_counter()
+        bundle = replace(self.bundle, steering=steering, judgement=judgement, memory=memory)
+        stored = store.recipe(self.base)
+        about = store.progress(self.base)
+        mine = self.about | {
+            "tasks": list(self.tasks),
+            "env_steps": self.steps,
+            "episodes": self.episodes,
+            "seconds": round(self.seconds, 1),
+            "untaught": untaught,
+        }
+        files = bundle.files(dict(bundle.model.state_dict()) if weights is None else weights)
+        files |= {
+            store.RECIPE: stored | {"tasks": list(self.tasks)},
+            store.PROGRESS: about
+            | {"has_planner": self.bundle.has_planner}
+            | {"stage": "rl", "rl": mine, "seconds": round(about["seconds"] + self.seconds, 1)},
+        }
+        files |= {f"{store.TRAINING}/{name}": content for name, content in state.items()}
+        return store.save(self.folder / "checkpoints", self.steps, files)
+
+    def save_untaught(self, why: str, todo: str = "--resume with more --minutes or --steps goes on") -> None:
+        """The policy as it was, where nothing was learned that is worth having."""
+        self.save({}, judgement=self.bundle.judgement, memory=self.bundle.memory, untaught=True)
+        print(f"{why}: the checkpoint is the policy as it was; {todo}")
+
+
+def saved(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of reinforcement learning says of its run; PolicyError where it says too little."""
+    about = store.progress(path).get("rl")
+    if not isinstance(about, dict) or not all(is_count(about.get(name)) for name in ("seconds", "env_steps")):
+        raise PolicyError(f"{path}: does not say how long it has practised; use an older checkpoint")
+    return about
+
+
+def read_asked(file: Path) -> dict[str, Any]:
+    """What a run was begun with: its method, settings, base and tasks."""
+    try:
+        asked = read_object(file)
+    except (OSError, DataError) as error:
+        raise PolicyError(f"{error}; remove the file and --resume") from None
+    if not isinstance(asked.get("settings"), dict):
+        raise PolicyError(f"{file}: has no settings; remove the file and --resume")
+    return asked
+
+
+def clock(run: Path) -> float:
+    """Seconds that a run has practised, as last noted; 0 where nothing was."""
+    file = run / CLOCK
+    try:
+        seconds = float(read_bytes(file, 100))
+    except FileNotFoundError:
+        return 0.0
+    except (OSError, ValueError, DataError) as error:
+        raise PolicyError(f"{file} cannot be read ({str(error)[:100]}); remove it and --resume") from None
+    if not 0 <= seconds < math.inf:
+        raise PolicyError(f"{file} says {seconds}; remove it and --resume")
+    return seconds

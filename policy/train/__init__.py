@@ -1,0 +1,1 @@
+"""Imitation learning: recipes, the two stages, the loop, and the folder of a run."""

@@ -1,0 +1,45 @@
+"""A fresh policy for a data set: vocabulary, statistics and sizes from the data, random weights."""
+
+import numpy as np
+
+from ...data.cache import FrameCache
+from ...data.normalize import Normalizer
+from ...data.stats import column_stats
+from ...planner.tokenizer import WordTokenizer
+from ..checkpoint.bundle import ACTION, STATE, Bundle
+from ..errors import PolicyError
+from ..networks.tandem import ModelConfig, Tandem
+from .recipe import Recipe
+
+# Rotations about x and y stay near zero in most tabletop data, and so do two rotation entries of the state. A floor
+# keeps their noise from being blown up to unit size.
+FLOOR = {STATE: 0.02, ACTION: 0.1}
+
+
+def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
+    contract = cache.contract
+    cameras = tuple(contract.cameras())
+    for camera, key in contract.cameras().items():
+        if contract.features[key].shape[:2] != (recipe.sizes.image_size,) * 2:
+            raise PolicyError(
+                f"camera {camera}: the data's images are {contract.features[key].shape[:2]} pixels, recipe "
+                f"{recipe.name!r} wants squares of {recipe.sizes.image_size}; record or scale them so"
+            )
+    learned = ~np.isin(cache.episode_of, recipe.held_out)
+    stats = {key: column_stats(cache.columns[key][learned]) for key in (STATE, ACTION)}
+    normalizer = Normalizer.fit(stats, contract, (STATE, ACTION), floor=FLOOR)
+    tokenizer = WordTokenizer.of([*cache.instructions, *cache.subtasks])
+    config = ModelConfig(
+        sizes=recipe.sizes,
+        cameras=cameras,
+        state_dim=contract.features[STATE].shape[0],
+        action_dim=contract.features[ACTION].shape[0],
+        entities=cache.columns["observation.environment_state"].shape[1] // 4 if _privileged(cache, cameras) else 0,
+        words=tokenizer.size,
+    )
+    return Bundle(config, contract, normalizer, tokenizer, Tandem(config))
+
+
+def _privileged(cache: FrameCache, cameras: tuple[str, ...]) -> bool:
+    keys = ["observation.environment_state", *(f"observation.keypoints.{camera}" for camera in cameras)]
+    return all(key in cache.columns for key in keys)

@@ -1,0 +1,1 @@
+"""Damaged files: whatever they hold, reading them is an error of one line."""

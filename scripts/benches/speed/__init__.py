@@ -1,0 +1,1 @@
+"""Rates: environments, loading, training, inference, blocks beside the reference's."""

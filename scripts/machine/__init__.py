@@ -1,0 +1,1 @@
+"""This machine: its OpenGL, its memory, its set-up."""

@@ -1,0 +1,1 @@
+"""Published figures: measured by commands, kept as files, shown on pages."""

@@ -1,0 +1,1 @@
+"""What all verbs of the command line share: their errors, and checks of what was asked for."""
