@@ -31,6 +31,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if found else "cpu")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch says it by a RuntimeError, of its own kind on a GPU."""
+    said = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)
+
+
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The tensors of a batch and of the dicts in it, on `device`; those that are there already are not copied."""
     return {k: to_device(v, device) if isinstance(v, dict) else v.to(device) for k, v in batch.items()}

@@ -34,6 +34,7 @@ class Args:
     act_steps: int | None = None  # steps of stage `act`, instead of the preset's
     think_steps: int | None = None  # steps of stage `think`, instead of the preset's
     batch: int | None = None  # frames a step, instead of the preset's; a GPU has time for more
+    halve_batch: bool = False  # where memory runs out, go on with half of the batch; needs one process
     device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
     processes: int | None = None  # that share every batch, instead of the preset's; 1 on a GPU
@@ -49,7 +50,7 @@ def recipe_of(args: Args) -> Recipe:
     recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
     usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
     processes = usual if args.processes is None else args.processes
-    recipe = replace(recipe, processes=processes, threads=args.threads)
+    recipe = replace(recipe, processes=processes, threads=args.threads, halve_batch=args.halve_batch)
     act, think = _stage(recipe.act, args.act_steps, args.batch), _stage(recipe.think, args.think_steps, args.batch)
     refuse_sizes(replace(recipe, act=act, think=think))
     for name, stage in (("act", act), ("think", think)):

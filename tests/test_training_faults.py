@@ -247,3 +247,28 @@ def test_an_optimiser_takes_up_its_own_state_only(spoil):
     spoil(moments, groups)
     with pytest.raises(PolicyError, match="optimiser"):
         optimizer_state.load_into(optimizer, optimizer_state.joined(moments, groups))
+
+
+@pytest.mark.fault("no OpenGL, no GPU, out of memory", injected=2)
+@pytest.mark.parametrize("stage", ["act", "think"])
+def test_where_memory_runs_out_half_of_the_batch_goes_on_if_that_was_allowed(
+    stage, frames, recipe, tmp_path, monkeypatch, capsys
+):
+    learner = {"act": ActLearner, "think": ThinkLearner}[stage]
+    whole, sizes = learner.losses, []
+
+    def losses(self, batch):
+        rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
+        sizes.append(rows)
+        if rows > 2 and len(sizes) > 1:  # the first step has room
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return whole(self, batch)
+
+    monkeypatch.setattr(learner, "losses", losses)
+    with pytest.raises(PolicyError, match=f"stage {stage}: out of memory with batches of 4 .*--halve-batch"):
+        train(recipe, frames, tmp_path / "refused")
+    sizes.clear()
+    made = train(replace(recipe, halve_batch=True), frames, tmp_path / "run")
+    assert "goes on with 2" in capsys.readouterr().err
+    assert store.progress(made)["ways"]["batches"] == {stage: 2} and store.progress(made)["step"] == recipe.think.steps
+    assert {"stage": stage, "batch": 2} in [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]

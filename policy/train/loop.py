@@ -44,6 +44,7 @@ class Progress:
 
     step: int = 0
     optimizer: dict[str, Any] | None = None  # state dict to resume from
+    adam: torch.optim.Optimizer | None = None  # at work
     skipped: int = 0  # steps without an update, as their loss or gradient was not finite
     in_a_row: int = 0  # of these, the last ones
     metrics: dict[str, float] = field(default_factory=dict)  # means since the last log
@@ -70,6 +71,7 @@ def fit(
     parameters = learner.parameters()
     optimizer = torch.optim.AdamW(_groups(parameters, model, stage), betas=(0.9, 0.95), fused=True)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
+    progress.adam = optimizer
     if progress.optimizer is not None:
         optimizer_state.load_into(optimizer, progress.optimizer)
         _like_parameters(optimizer)

@@ -42,6 +42,7 @@ class Recipe:
     threads: int = 1  # of torch, in each of them
     device: str = "auto"  # cpu, cuda, or auto: a GPU where there is one
     precision: str = "auto"  # fp32, bf16, or auto: what this machine multiplies faster
+    halve_batch: bool = False  # where memory runs out, go on with half of the batch
     save_every: int = 1000  # steps
     log_every: int = 50  # steps
 

@@ -6,7 +6,7 @@ data -> bundle -> stage act -> stage think -> checkpoints        (see policy/tra
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from ...data.cache import FrameCache
 from ..checkpoint import optimizer_state, store
 from ..checkpoint.bundle import Bundle, load_weights
-from ..compute import fastest_dtype, resolve_device
+from ..compute import fastest_dtype, is_out_of_memory, resolve_device
 from ..errors import PolicyError
 from .data_parallel import Team, Unanswered, recruit
 from .ema import averaged
@@ -99,7 +99,8 @@ def _ways(recipe: Recipe, stored: Path | None, allow_changed: bool) -> tuple[dic
     if precision == "auto":
         names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
         precision = before.get("precision") or names[resolve_dtype("auto", device)]
-    ways = {"precision": precision, "processes": recipe.processes, "threads": recipe.threads, "device": device.type}
+    ways: dict[str, Any] = {"precision": precision, "processes": recipe.processes, "threads": recipe.threads}
+    ways |= {"device": device.type, "batches": before.get("batches", {})}  # batches: of stages whose batch was halved
     differ = [f"{key} (was {before[key]}, now {ways[key]})" for key in ways if before.get(key, ways[key]) != ways[key]]
     if differ and not allow_changed:
         raise PolicyError(
@@ -173,7 +174,40 @@ def _settings(recipe: Recipe, stage: str) -> Stage:
 
 
 def _run_stage(training: Training, cache: FrameCache, run: Run | Silent, team: Team, dtype: torch.dtype) -> bool:
-    recipe, settings = training.recipe, _settings(training.recipe, training.stage)
+    while True:
+        try:
+            return _fit_stage(training, cache, run, team, dtype)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _halve(training, run, str(error))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _batch(training: Training) -> int:
+    """Frames a step of the present stage."""
+    halved = training.ways.get("batches", {})
+    return int(halved.get(training.stage, _settings(training.recipe, training.stage).batch))
+
+
+def _halve(training: Training, run: Run | Silent, why: str) -> None:
+    """Half of the batch from here on, where that was allowed; PolicyError otherwise."""
+    batch, stage, progress = _batch(training), training.stage, training.progress
+    where = f"stage {stage}: out of memory with batches of {batch} ({why.splitlines()[0][:150]})"
+    if not training.recipe.halve_batch or batch % 2 or training.recipe.processes > 1:
+        raise PolicyError(f"{where}; use a smaller --batch, or --halve-batch with an even batch and --processes 1")
+    training.ways["batches"] = training.ways.get("batches", {}) | {stage: batch // 2}
+    if progress is not None and progress.step and progress.adam is not None:
+        progress.optimizer = optimizer_state.joined(*optimizer_state.split(progress.adam.state_dict()))
+    print(f"{where}; goes on with {batch // 2}", file=sys.stderr)
+    if isinstance(run, Run):
+        run.note({"stage": stage, "batch": batch // 2})
+
+
+def _fit_stage(training: Training, cache: FrameCache, run: Run | Silent, team: Team, dtype: torch.dtype) -> bool:
+    recipe = training.recipe
+    settings = replace(_settings(recipe, training.stage), batch=_batch(training))
     learners: dict[str, Callable[..., Learner]] = {"act": ActLearner, "think": ThinkLearner}
     learner = learners[training.stage](
         training.bundle, training.average, cache, settings.batch, recipe.seed, dtype, team, recipe.held_out
@@ -255,6 +289,7 @@ def _refuse_changes(stored: dict[str, Any], asked: dict[str, Any], folder: Path,
             "processes",
             "threads",
             "device",
+            "halve_batch",
             "save_every",
             "log_every",
         ):
