@@ -25,10 +25,10 @@ from . import layout
 from .contract import Feature, entry_name, out_of_range
 from .errors import DataError
 from .kinds import action_kinds
-from .normalize import NEARLY
 from .preflight import refuse_actions, refuse_unusable
 from .progress import progress_bar
 from .reader import Dataset
+from .stats import NEARLY
 
 MIN_LENGTH, MAX_RATIO = 2, 5.0  # frames; times the median length
 FLAT = 1.0  # deviation of pixel values below which an image is of one colour

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .contract import Contract, entry_name
 from .errors import DataError
+from .stats import NEARLY
 
-NEARLY = 1e-4  # a scale below this share of max(1, |centre|) counts as constant
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 

@@ -20,6 +20,8 @@ from .encode import pixel_histogram
 from .files import json_bytes, write_atomic
 from .reader import Dataset
 
+NEARLY = 1e-4  # a spread below this share of max(1, |centre|) counts as constant
+
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 Stats = dict[str, dict[str, Any]]
 

@@ -6,7 +6,6 @@ so trajectories are reproducible bit for bit.
 
 from pathlib import Path
 
-import mink
 import mujoco
 import numpy as np
 
@@ -19,6 +18,9 @@ class ArmKinematics:
     """Forward and inverse kinematics of the pinch point (between the fingertips)."""
 
     def __init__(self) -> None:
+        import mink  # it loads scipy, which commands that simulate nothing do not wait for
+
+        self._mink = mink
         self.model = mujoco.MjModel.from_xml_path(str(PANDA))
         self.configuration = mink.Configuration(self.model)
         self._task = mink.FrameTask("pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-4)
@@ -30,10 +32,11 @@ class ArmKinematics:
     def solve(self, joints: np.ndarray, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """joints (7,) to start from, target position (3,) [m] and rotation (3, 3) in the world -> joints (7,) [rad]."""
         self.configuration.update(np.concatenate([joints, self._fingers]))
-        target = mink.SE3.from_rotation_and_translation(mink.SO3.from_matrix(rotation), position)
+        target = self._mink.SE3.from_rotation_and_translation(self._mink.SO3.from_matrix(rotation), position)
         self._task.set_target(target)
         for _ in range(ITERATIONS):
-            velocity = mink.solve_ik(self.configuration, [self._task, self._posture], 1.0, "daqp", limits=self._limits)
+            tasks = [self._task, self._posture]
+            velocity = self._mink.solve_ik(self.configuration, tasks, 1.0, "daqp", limits=self._limits)
             self.configuration.integrate_inplace(velocity, 1.0)
         return self.configuration.q[:7].copy()
 

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import select
 import signal
 import sys
 from dataclasses import asdict
@@ -110,12 +111,12 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 def _nobody_reads() -> bool:
     """Did what reads our output end, as in `tandem results | head`? From then on it goes nowhere."""
-    try:
-        sys.stdout.flush()
+    poll = select.poll()
+    poll.register(1, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
         return False
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def parse(verb: str, module: Any, arguments: list[str]) -> Any:

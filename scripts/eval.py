@@ -17,11 +17,10 @@ from rich.table import Table
 from ..data.files import write_atomic
 from ..data.progress import progress_bar
 from ..data.stopping import Stop
-from ..policy.act.agent import Runtime
-from ..policy.act.agents import AgentSpec
+from ..policy.act.runtime import AgentSpec, Runtime
 from ..policy.checkpoint import store
-from ..policy.evaluate.episode import CONTROLS, FAILED, MEASURED, Outcome
 from ..policy.evaluate.evaluation import EPISODES_FILE, evaluate, in_use, measured, plan, resolve_tasks, summary
+from ..policy.evaluate.outcome import CONTROLS, FAILED, MEASURED, Outcome
 from ..policy.train.run_folder import default_output
 from .publish.figures import add_to_result, write_result
 from .publish.manifest import manifest, this_code, this_command

@@ -10,8 +10,6 @@ from typing import Any
 
 from ..data.files import read_object, write_atomic
 from ..policy.checkpoint import store
-from ..policy.checkpoint.bundle import Bundle
-from ..policy.checkpoint.quantise import pack
 from .publish.figures import read_result, result_file, shown
 from .publish.success import ACTING
 from .publish.tables import render
@@ -29,6 +27,9 @@ class Args:
 
 
 def main(args: Args) -> int:
+    from ..policy.checkpoint.bundle import Bundle
+    from ..policy.checkpoint.quantise import pack
+
     if args.output.exists():
         raise UserError(f"{args.output} exists; remove it or choose another --output")
     folder = store.resolve(args.checkpoint)

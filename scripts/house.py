@@ -222,7 +222,7 @@ def help_seconds() -> float:
     """CPU seconds of the slowest `tandem VERB --help`."""
     from .__main__ import VERBS
 
-    lines = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
+    lines = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     lines += "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
     found = []
     for verb in VERBS:

@@ -18,7 +18,7 @@ from .shared.errors import UserError
 from .shared.settings import at_least
 
 if TYPE_CHECKING:
-    from ..policy.act.agents import AgentSpec
+    from ..policy.act.runtime import AgentSpec
     from ..policy.checkpoint.bundle import Bundle
     from ..policy.rl.shared.learning_run import Learning
 
@@ -42,8 +42,8 @@ class Args:
 
 
 def main(args: Args) -> int:
-    from ..policy.act.agent import Runtime
-    from ..policy.act.agents import AgentSpec, load_agent
+    from ..policy.act.agents import load_agent
+    from ..policy.act.runtime import AgentSpec, Runtime
     from ..policy.checkpoint import store
     from ..policy.checkpoint.bundle import Bundle
     from ..policy.rl.shared.learning_run import Learning, Limits

@@ -18,11 +18,10 @@ import numpy as np
 from ..data.files import write_atomic
 from ..data.progress import progress_bar
 from ..data.stopping import Stop
-from ..policy.act.agent import Runtime
-from ..policy.act.agents import AgentSpec, load_agent
+from ..policy.act.runtime import AgentSpec, Runtime
 from ..policy.checkpoint import store
-from ..policy.evaluate.episode import FAILED, MEASURED, Episode, Outcome, attempt, crashed, prepared
 from ..policy.evaluate.evaluation import Hope, in_use, resolve_tasks
+from ..policy.evaluate.outcome import FAILED, MEASURED, Episode, Outcome, crashed
 from ..policy.evaluate.pool import Crash, Pool
 from ..policy.evaluate.worker import SLOW, beat
 from ..policy.train.run_folder import default_output
@@ -90,6 +89,8 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
 
 
 def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list[Clip]]:
+    from ..policy.act.agents import load_agent
+
     _refuse_nonsense(args)
     specs = {"after" if args.before else "": _spec(args)}
     tasks = resolve_tasks(args.tasks or _trained_on(args))
@@ -163,6 +164,8 @@ def _filmed(takes: list[Take], args: Args, folder: Path, stop: Stop) -> list[Cli
 
 def film(take: Take) -> Clip:
     """For workers."""
+    from ..policy.evaluate.episode import attempt, prepared
+
     env, agent = prepared(take.spec, take.episode)
     seen = Film()
     outcome = attempt(env, agent, take.episode, seen)

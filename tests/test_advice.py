@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tandem import envs
-from tandem.policy.act.agent import Runtime
-from tandem.policy.act.agents import AgentSpec
+from tandem.policy.act.runtime import AgentSpec, Runtime
 from tandem.policy.checkpoint import store
 from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.rl.shared.episodes import Job, roll_out

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tandem.planner.system2 import Plan
 from tandem.policy.act.action_limiter import ActionLimiter
-from tandem.policy.act.agent import Runtime, TandemAgent
+from tandem.policy.act.agent import TandemAgent
+from tandem.policy.act.runtime import Runtime
 from tandem.policy.checkpoint import store
 from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import AgentGaveUp, PolicyError

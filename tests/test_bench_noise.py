@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tandem.policy.act.agent import Runtime
+from tandem.policy.act.runtime import Runtime
 from tandem.policy.checkpoint.bundle import Bundle
 from tandem.scripts.benches.policy.noise import Args, best, constant, measure, shares
 from tandem.scripts.benches.policy.nudge import Job, Nudged, succeeds

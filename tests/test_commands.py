@@ -13,8 +13,8 @@ import pytest
 from tandem import envs
 from tandem.data.contract import Contract
 from tandem.data.writer import Recorder
-from tandem.policy.act.agent import Runtime
-from tandem.policy.act.agents import AgentSpec, load_agent
+from tandem.policy.act.agents import load_agent
+from tandem.policy.act.runtime import AgentSpec, Runtime
 from tandem.scripts.__main__ import VERBS, main, run
 
 

@@ -12,8 +12,8 @@ from tandem.backbone.int4 import pack
 from tandem.backbone.language_model import LanguageModel, LanguageModelConfig
 from tandem.backbone.moe import MixtureOfExperts, MoEConfig
 from tandem.backbone.speculate import speculative
-from tandem.policy.act.agent import Runtime
-from tandem.policy.act.agents import AgentSpec, load_agent
+from tandem.policy.act.agents import load_agent
+from tandem.policy.act.runtime import AgentSpec, Runtime
 from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.compute import fastest_dtype, resolve_device, to_device
 from tandem.policy.errors import PolicyError

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from tandem.planner.system2 import Plan
-from tandem.policy.act.agent import Runtime
-from tandem.policy.act.agents import AgentSpec, load_agent
+from tandem.policy.act.agents import load_agent
+from tandem.policy.act.runtime import AgentSpec, Runtime
 from tandem.policy.errors import PolicyError
-from tandem.policy.evaluate.episode import Episode, environment, run_episode
+from tandem.policy.evaluate.episode import environment, run_episode
 from tandem.policy.evaluate.evaluation import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from tandem.policy.evaluate.outcome import Episode
 from tandem.policy.evaluate.pool import Crash, Pool
 from tandem.policy.evaluate.statistics import Proportion, paired, unpaired
 

@@ -120,3 +120,27 @@ def test_bad_input_is_one_line_and_exit_code_2(case, tmp_path):
     assert len(lines) == 1 and message.format(tmp=tmp_path) in lines[0]
     assert "Traceback" not in done.stderr
     assert (tmp_path / "occupied").read_text() == "mine"
+
+
+HEAVY = ("torch", "diffusers", "scipy", "transformers", "stable_baselines3", "tensorboard")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_help_text_waits_for_no_large_package(verb):
+    script = f"import sys, tandem.scripts.{verb}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.strip() == "", done.stderr + done.stdout
+
+
+def test_a_reader_that_ends_early_ends_a_verb_quietly():
+    line = (
+        f"{sys.executable} -m tandem.scripts bench | head -1; {sys.executable} -m tandem.scripts eval --help | head -1"
+    )
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "" and done.stdout.startswith("usage: tandem bench")
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [(("trian",), "train"), (("bench", "latencyy"), "latency")])
+def test_a_misspelt_verb_or_topic_is_guessed(wrong, meant):
+    done = tandem(*wrong)
+    assert done.returncode == 2 and f"did you mean '{meant}'?" in done.stderr

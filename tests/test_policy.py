@@ -287,3 +287,37 @@ def test_manifest_may_not_point_outside(tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PolicyError, match="outside"):
         store.verify(folder)
+
+
+def test_sampling_leaves_the_noise_of_its_caller_alone():
+    controller = Controller(CFG)
+    words, z, referents, goal = inputs(B=1)
+    noise, prefix = torch.randn(1, 2, 8, 3), torch.randn(1, 3, 3)
+    kept = noise.clone()
+    controller.sample(controller.context(words, z, referents, goal), noise, prefix)
+    assert torch.equal(noise, kept)
+
+
+def test_eulers_steps_and_the_cosine_are_those_of_diffusers():
+    import numpy as np
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.optimization import get_scheduler
+    from tandem.policy.networks.controller import euler_sigmas
+    from tandem.policy.train.loop import cosine
+
+    for steps in (4, 7, 10):
+        reference = FlowMatchEulerDiscreteScheduler()
+        reference.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
+        assert torch.equal(euler_sigmas(steps), reference.sigmas)
+        x, velocity = torch.randn(2, 3), torch.randn(2, 3)
+        theirs = reference.step(velocity, reference.timesteps[0], x).prev_sample
+        assert torch.equal(x + (euler_sigmas(steps)[1] - euler_sigmas(steps)[0]) * velocity, theirs)
+    for warmup, steps in ((0, 5), (3, 10), (5, 5), (10, 4)):
+        optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2)]
+        ours = cosine(optimizers[0], warmup, steps)
+        theirs = get_scheduler("cosine", optimizers[1], num_warmup_steps=warmup, num_training_steps=steps)
+        for _ in range(steps):
+            assert ours.get_last_lr() == theirs.get_last_lr()
+            for optimizer, schedule in zip(optimizers, (ours, theirs), strict=True):
+                optimizer.step()
+                schedule.step()

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from tandem.policy.act.agent import Runtime, TandemAgent
-from tandem.policy.act.agents import AgentSpec
+from tandem.policy.act.agent import TandemAgent
+from tandem.policy.act.runtime import AgentSpec, Runtime
 from tandem.policy.checkpoint import store
 from tandem.policy.checkpoint.bundle import Bundle
 from tandem.policy.errors import PolicyError
@@ -336,7 +336,8 @@ def test_a_steered_agent_does_what_the_learner_saw(trained, tmp_path, monkeypatc
     """Exported, a choice lasts as long as it did while learning: the same layout ends the same."""
     from dataclasses import replace
 
-    from tandem.policy.evaluate.episode import Episode, run_episode
+    from tandem.policy.evaluate.episode import run_episode
+    from tandem.policy.evaluate.outcome import Episode
     from tandem.policy.networks.noise_actor import Steering, SteeringConfig
 
     env = NoiseEnv(spec(trained), ("reach",), first_seed=11)

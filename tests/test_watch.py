@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tandem.policy.act.agent import Runtime
+from tandem.policy.act.runtime import Runtime
 from tandem.scripts import watch
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from tandem import envs
 from tandem.data.files import Lock
-from tandem.policy.act.agents import AgentSpec
+from tandem.policy.act.runtime import AgentSpec
 from tandem.policy.errors import CannotBegin, PolicyError
-from tandem.policy.evaluate.episode import Episode, environment, run_job
+from tandem.policy.evaluate.episode import environment, run_job
 from tandem.policy.evaluate.evaluation import EPISODES_FILE, evaluate, plan, read_outcomes, summary
+from tandem.policy.evaluate.outcome import Episode
 from tandem.policy.evaluate.pool import Crash, Pool
 from tandem.policy.evaluate.worker import STEP, beat, default_deadline
 from tandem.policy.train.run_folder import default_output
@@ -172,7 +173,8 @@ def test_what_is_the_same_for_every_episode_is_an_error(faulty, monkeypatch):
 
 @pytest.mark.fault("planner late, malformed or repeating itself")
 def test_a_policy_or_a_planner_that_raises_ends_its_episode_alone(trained, monkeypatch):
-    from tandem.policy.act.agent import Runtime, TandemAgent
+    from tandem.policy.act.agent import TandemAgent
+    from tandem.policy.act.runtime import Runtime
 
     spec = AgentSpec("checkpoint", str(trained), Runtime())
     monkeypatch.setattr(TandemAgent, "_think", lambda *_: 1 / 0)
@@ -456,7 +458,7 @@ def test_an_environment_of_a_learner_that_hangs_or_raises_is_one_line(what, said
 
 
 def flat(trained):
-    from tandem.policy.act.agent import Runtime
+    from tandem.policy.act.runtime import Runtime
     from tandem.policy.checkpoint import store
 
     return AgentSpec("checkpoint", str(store.resolve(trained)), Runtime(mode="flat"))

@@ -10,8 +10,8 @@ import math
 import sys
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,27 +28,9 @@ from ..networks.object_memory import Past, Seen
 from ..networks.policy_state import Situation
 from ..networks.scene_encoder import Scene
 from .action_limiter import ActionLimiter
+from .runtime import Mode, Runtime
 
-Mode = Literal["hierarchical", "flat"]
 NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controller_ms": None}
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How a checkpoint is run. The defaults are what `tandem eval` reports."""
-
-    mode: Mode | None = None  # "flat": planner off, instruction only; none: "hierarchical" if the planner has learned
-    plan: Literal["off", "rank"] = "off"  # rank: the world model picks among `candidates` sampled chunks
-    candidates: int = 8  # chunks sampled for `plan="rank"`
-    execute: int = 4  # control steps of a chunk that run before the controller looks again
-    noise: float | None = None  # deviation of what becomes a chunk; 0: a sight has one chunk; none: 1, or as it learned
-    guidance: float | None = None  # after recap: above 1, away from what it would do untold; none: as it learned
-    device: str = "cpu"  # cpu, cuda, or auto. For one scene at a time a processor is fast enough
-    committed: int = 0  # steps of the old chunk kept at the start of the new one (inference latency, in steps)
-    done: float = 0.9  # progress at which the planner is asked again before its tick
-    latency_ms: float = 0.0  # milliseconds until a chunk that was computed is acted on; meanwhile the last one goes on
-    planner_deadline_ms: float | None = None  # ticks that take longer are counted; none: not counted
-    pictures: bool = False  # decode subgoal and imagined future into the trace (slower; for `tandem watch`)
 
 
 class TandemAgent:

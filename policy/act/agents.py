@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +11,8 @@ from ...data.contract import Contract
 from ..checkpoint.bundle import Bundle, stored_config
 from ..compute import resolve_device
 from ..errors import PolicyError
-from .agent import Runtime, TandemAgent
+from .agent import TandemAgent
+from .runtime import AgentSpec
 
 
 class Agent(Protocol):
@@ -28,15 +28,6 @@ class Agent(Protocol):
     def bind(self, env: Any) -> None: ...
     def reset(self, instruction: str, seed: int) -> None: ...
     def act(self, obs: dict[str, Any]) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class AgentSpec:
-    """Picklable: a worker process makes the agent from it."""
-
-    kind: str  # "checkpoint", "expert" or "random"
-    checkpoint: str = ""
-    runtime: Runtime = field(default_factory=Runtime)
 
 
 def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:

@@ -23,15 +23,16 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import Tensor
 
 from ...data import files as stored_files
 from ...data.errors import DataError
 from ..errors import PolicyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 MAX_TENSORS = 16 << 30  # bytes of one file of weights
@@ -87,7 +88,7 @@ def _refuse_not_finite(files: Mapping[str, Any], root: Path) -> None:
 def _refuse_full(files: Mapping[str, Any], final: Path) -> None:
     """PolicyError where the disk has no room: a half-written checkpoint would keep it full."""
     tensors = (t for content in files.values() if isinstance(content, Mapping) for t in content.values())
-    need = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)) + SPARE_BYTES
+    need = sum(t.numel() * t.element_size() for t in tensors if hasattr(t, "element_size")) + SPARE_BYTES
     if (free := shutil.disk_usage(final.parent).free) < need:
         raise PolicyError(
             f"could not save checkpoint {final}: disk full ({free >> 20} MiB free, {need >> 20} needed); the previous "
@@ -253,12 +254,14 @@ def _mapping(checkpoint: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def read_tensors(checkpoint: Path, name: str, like: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+def read_tensors(checkpoint: Path, name: str, like: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, "Tensor"]:
     """A file of tensors that the manifest lists. like: name -> the shape that it must have, where it is there.
 
     PolicyError where header, names or shapes are not what they must be, before memory is taken, and where a number is
     not finite.
     """
+    from safetensors.torch import load  # and torch, which commands that read no weights do not wait for
+
     _refuse_unlisted(checkpoint, name)
     where = f"checkpoint {checkpoint}: {name}"
     try:
@@ -321,6 +324,8 @@ def _read_json(file: Path, root: Path | None = None) -> Any:
 def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
         save_file({name: tensor.detach().contiguous() for name, tensor in content.items()}, file)
     else:
         file.write_text(content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8")

@@ -9,72 +9,21 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from ... import envs
 from ...data.errors import DataError
-from ..act.agent import Mode
-from ..act.agents import Agent, AgentSpec, load_agent
+from ..act.agents import Agent, load_agent
+from ..act.runtime import AgentSpec, Mode
 from ..errors import CannotBegin, PolicyError
 from .faults import EVERYONES, described
+from .outcome import Episode, Outcome, outcome_of
 from .worker import SLOW, beat, pace
-
-Control = Literal["normal", "empty", "wrong"]
-# What the agent is told: the truth, nothing, another object of the scene.
-CONTROLS: tuple[Control, ...] = ("normal", "empty", "wrong")
-Status = Literal["done", "skipped", "sim_error", "crashed", "error"]
-# skipped: no wrong instruction exists; sim_error: the simulation broke, never a success; crashed: the worker died or
-# made no step; error: the environment, the expert or the policy raised an exception.
-STATUSES: tuple[Status, ...] = ("done", "skipped", "sim_error", "crashed", "error")
-MEASURED: tuple[Status, ...] = ("done", "sim_error")  # what counts, as a success or as none
-FAILED: tuple[Status, ...] = ("crashed", "error")  # what counts as neither, and may run again
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What to run."""
-
-    task: str
-    seed: int
-    mode: str = "hierarchical"  # of the agent, see policy.act.agent.Mode; of another program: its name
-    control: str = "normal"
-
-    @property
-    def key(self) -> str:
-        return f"{self.task}/{self.seed}/{self.mode}/{self.control}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of it."""
-
-    task: str
-    seed: int
-    mode: str
-    control: str
-    success: bool
-    steps: int
-    reward: float  # sum over the episode
-    told: str  # the instruction that the agent got
-    first_state: str  # digest of the simulator's first state
-    status: Status
-    actions: str = ""  # digest of all actions
-    planner_ms: tuple[float, ...] = ()
-    controller_ms: tuple[float, ...] = ()
-    events: dict[str, int] | None = None
-    detail: str = ""
-
-    @property
-    def key(self) -> str:
-        return Episode(self.task, self.seed, self.mode, self.control).key
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @lru_cache(maxsize=16)
@@ -127,7 +76,7 @@ def attempt(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = No
         raise
     except Exception as error:  # of an environment, an expert, a planner: they may raise anything
         environment.cache_clear()  # this one may be broken, and outcomes do not depend on what ran before
-        return _outcome(episode, status="error", detail=described(error))
+        return outcome_of(episode, status="error", detail=described(error))
 
 
 def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
@@ -140,7 +89,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
     told = _told(env, episode.control)
     digest = env.unwrapped.first_state_digest()
     if told is None:
-        return _outcome(episode, told="", first_state=digest, status="skipped")
+        return outcome_of(episode, told="", first_state=digest, status="skipped")
     obs["task"] = told
     _begin(env, agent, told, noise_seed(episode.task, episode.seed))
     reward, steps, ended, info = 0.0, 0, False, {"success": False, "sim_error": False}
@@ -158,7 +107,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
             raise envs.EnvError(f"task {episode.task} did not end at its horizon of {steps} steps; truncate it there")
         beat()
     status, success = "sim_error" if info["sim_error"] else "done", bool(info["success"] and not info["sim_error"])
-    return _outcome(
+    return outcome_of(
         episode, told=told, first_state=digest, status=status, success=success, steps=steps,
         reward=round(reward, 6), planner_ms=_times(agent, "planner_ms"), controller_ms=_times(agent, "controller_ms"),
         events=dict(agent.events), actions=actions.hexdigest()[:16],
@@ -172,15 +121,6 @@ def _begin(env: Any, agent: Agent, told: str, seed: int) -> None:
         agent.reset(told, seed)
     except (envs.EnvError, DataError, PolicyError) as error:
         raise CannotBegin(str(error)) from error
-
-
-def _outcome(episode: Episode, **values: Any) -> Outcome:
-    nothing: dict[str, Any] = {"success": False, "steps": 0, "reward": 0.0, "told": "", "first_state": ""}
-    return Outcome(**(asdict(episode) | nothing | values))
-
-
-def crashed(episode: Episode, reason: str) -> Outcome:
-    return _outcome(episode, status="crashed", detail=reason)
 
 
 def _told(env: Any, control: str) -> str | None:

@@ -21,8 +21,7 @@ from ... import envs
 from ...data.errors import DataError
 from ...data.files import Lock, parse_json, read_bytes, write_atomic
 from ..errors import PolicyError
-from .episode import FAILED, MEASURED, Episode, Outcome, crashed, run_job
-from .outcome import outcome_from
+from .outcome import FAILED, MEASURED, Episode, Outcome, crashed, outcome_from
 from .pool import Crash, Pool
 from .statistics import Proportion
 
@@ -48,19 +47,22 @@ def evaluate(
     folder: Path,
     workers: int,
     on_result: Callable[[Outcome], None] = lambda o: None,
-    work: Callable[[Any], Outcome] = run_job,
+    work: Callable[[Any], Outcome] | None = None,
     deadline: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
     """Runs what `folder` does not hold yet, and what failed in it; returns all outcomes, in the order of `episodes`.
 
-    work: runs one job (spec, episode) in a worker; the spec of `run_job` is an AgentSpec; deadline: seconds that a step
-    may take, none: from the environment's rate; stopped: asked every second, ends early with the outcomes so far.
+    work: runs one job (spec, episode) in a worker. Default: `episode.run_job`, whose spec is an AgentSpec.
+    deadline: seconds that a step may take. Default: from the environment's rate.
+    stopped: asked every second; True ends early with the outcomes so far.
     """
+    from .episode import run_job  # it imports torch, which the command line does not wait for
+
     known = {outcome.key: outcome for outcome in read_outcomes(folder) if outcome.status not in FAILED}
     missing = [episode for episode in episodes if episode.key not in known]
     hope = Hope()
-    with _log(folder) as note, Pool(work, workers, deadline, stopped) as pool:
+    with _log(folder) as note, Pool(work or run_job, workers, deadline, stopped) as pool:
         for index, result in pool.run([(spec, episode) for episode in missing]):
             outcome = crashed(missing[index], result.reason) if isinstance(result, Crash) else result
             known[outcome.key] = outcome

@@ -1,12 +1,76 @@
-"""An episode's outcome from JSON that may be of anyone: every field has its type, or the field is named."""
+"""Episodes and what came of them; and outcomes from JSON that may be of anyone, in which every field has its type."""
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from ..errors import PolicyError
-from .episode import CONTROLS, STATUSES, Outcome
 
+Control = Literal["normal", "empty", "wrong"]
+# What the agent is told: the truth, nothing, another object of the scene.
+CONTROLS: tuple[Control, ...] = ("normal", "empty", "wrong")
+Status = Literal["done", "skipped", "sim_error", "crashed", "error"]
+# skipped: no wrong instruction exists; sim_error: the simulation broke, never a success; crashed: the worker died or
+# made no step; error: the environment, the expert or the policy raised an exception.
+STATUSES: tuple[Status, ...] = ("done", "skipped", "sim_error", "crashed", "error")
+MEASURED: tuple[Status, ...] = ("done", "sim_error")  # what counts, as a success or as none
+FAILED: tuple[Status, ...] = ("crashed", "error")  # what counts as neither, and may run again
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What to run."""
+
+    task: str
+    seed: int
+    mode: str = "hierarchical"  # of the agent, see policy.act.agent.Mode; of another program: its name
+    control: str = "normal"
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.seed}/{self.mode}/{self.control}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    task: str
+    seed: int
+    mode: str
+    control: str
+    success: bool
+    steps: int
+    reward: float  # sum over the episode
+    told: str  # the instruction that the agent got
+    first_state: str  # digest of the simulator's first state
+    status: Status
+    actions: str = ""  # digest of all actions
+    planner_ms: tuple[float, ...] = ()
+    controller_ms: tuple[float, ...] = ()
+    events: dict[str, int] | None = None
+    detail: str = ""
+
+    @property
+    def key(self) -> str:
+        return Episode(self.task, self.seed, self.mode, self.control).key
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def outcome_of(episode: Episode, **values: Any) -> Outcome:
+    """What came of the episode: `values`, and nothing where they say nothing."""
+    nothing: dict[str, Any] = {"success": False, "steps": 0, "reward": 0.0, "told": "", "first_state": ""}
+    return Outcome(**(asdict(episode) | nothing | values))
+
+
+def crashed(episode: Episode, reason: str) -> Outcome:
+    return outcome_of(episode, status="crashed", detail=reason)
+
+
+# -- from JSON ---------------------------------------------------------------------------------------------------------
 Check = Callable[[Any], bool]
 LARGEST = 1 << 62  # of a whole number
 

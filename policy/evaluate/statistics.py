@@ -1,4 +1,4 @@
-"""Intervals and tests for success counts, by scipy.
+"""Intervals and tests for success counts, by scipy, which is imported when it is needed: it takes its time.
 
 Intervals hold at the edges too, where few or no episodes differ: Wald's, which takes the spread that was seen for the
 truth, has no width there. Wilson's is of one proportion, Newcombe's of two that are independent (method 10 of Newcombe,
@@ -8,10 +8,7 @@ Statistics in Medicine 17:873, 1998), Tango's of two that are paired (Statistics
 import math
 from dataclasses import dataclass
 
-from scipy.optimize import brentq
-from scipy.stats import barnard_exact, binomtest, norm
-
-Z = float(norm.ppf(0.975))
+Z, Z_POWER = 1.959963984540054, 0.8416212335729143  # quantiles of the normal distribution at 0.975 and 0.8
 TINY = 1e-12  # from the ends of what a difference can be, where nothing varies
 
 
@@ -29,6 +26,8 @@ class Proportion:
         """Wilson's 95% interval."""
         if not self.n:
             return 0.0, 1.0
+        from scipy.stats import binomtest
+
         ci = binomtest(self.successes, self.n).proportion_ci(0.95, method="wilson")
         return float(ci.low), float(ci.high)
 
@@ -77,6 +76,8 @@ def paired(a: list[bool], b: list[bool]) -> Comparison:
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
     discordant = only_a + only_b
+    from scipy.stats import binomtest
+
     p = binomtest(only_b, discordant).pvalue if discordant else 1.0
     spread = math.sqrt(max(discordant, 1) / n / n)
     return _comparison("McNemar, paired by seed", (only_b - only_a) / n, tango(only_a, only_b, n), float(p), spread)
@@ -85,6 +86,8 @@ def paired(a: list[bool], b: list[bool]) -> Comparison:
 def unpaired(a: Proportion, b: Proportion) -> Comparison:
     """Different episodes: Barnard's exact test, Newcombe's interval."""
     table = [[a.successes, b.successes], [a.n - a.successes, b.n - b.successes]]
+    from scipy.stats import barnard_exact
+
     p = 1.0 if a.value == b.value else float(barnard_exact(table).pvalue)
     spread = math.sqrt(0.25 / a.n + 0.25 / b.n)
     return _comparison("Barnard, unpaired", b.value - a.value, newcombe(a, b), p, spread)
@@ -102,6 +105,8 @@ def tango(only_a: int, only_b: int, n: int) -> tuple[float, float]:
         only = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # the likeliest share of pairs that A alone wins
         return n * (difference - delta) / math.sqrt(max(1e-300, n * (2 * only + delta * (1 - delta))))
 
+    from scipy.optimize import brentq
+
     low = -1.0 if only_a == n else brentq(lambda delta: score(delta) - Z, -1 + TINY, difference)
     high = 1.0 if only_b == n else brentq(lambda delta: score(delta) + Z, difference, 1 - TINY)
     return float(low), float(high)
@@ -116,5 +121,5 @@ def newcombe(a: Proportion, b: Proportion) -> tuple[float, float]:
 
 
 def _comparison(test: str, difference: float, interval: tuple[float, float], p: float, spread: float) -> Comparison:
-    detectable = min(1.0, (Z + float(norm.ppf(0.8))) * spread)
+    detectable = min(1.0, (Z + Z_POWER) * spread)
     return Comparison(test, difference, *interval, p, detectable)

@@ -1,7 +1,7 @@
 """System 1, F: a flow-matching action head that turns scene, goal and proprioception into a chunk of H actions.
 
 Time runs from 0 (noise) to 1 (clean actions); x_t = (1 - t) * noise + t * actions and the network predicts the
-velocity noise - actions, which diffusers' FlowMatchEulerDiscreteScheduler integrates with sigma = 1 - t from 1 to 0
+velocity noise - actions, which Euler's method integrates with sigma = 1 - t from 1 to 0
 (Lipman et al., arXiv 2210.02747; sampling of t after pi0, arXiv 2410.24164).
 
 Notable choices
@@ -14,13 +14,12 @@ Notable choices
 - Rows without a goal (`has_goal`) are the flat policy's: one checkpoint runs hierarchical or flat.
 """
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from ...backbone.dit import DiT, DiTConfig, KeyValue
@@ -154,25 +153,29 @@ class Controller(nn.Module):
     ) -> Tensor:
         """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are;
         untold: the context to be guided away from, v = v(untold) + guidance * (v(context) - v(untold))."""
-        scheduler: Any = FlowMatchEulerDiscreteScheduler()
-        steps = self.cfg.euler_steps
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps), device=noise.device)
+        sigmas = euler_sigmas(self.cfg.euler_steps).to(noise.device)
         d = 0 if prefix is None else prefix.shape[1]
-        x = noise
-        for step, timestep in enumerate(scheduler.timesteps):
+        x = noise if prefix is None else noise.clone()  # the prefix is written into it
+        for sigma, after in itertools.pairwise(sigmas):
             if prefix is not None:
                 x[:, :, :d] = prefix.unsqueeze(1)
-            t = (1 - scheduler.sigmas[step]).expand(x.shape[0], 1, 1)
+            t = (1 - sigma).expand(x.shape[0], 1, 1)
             if d:
                 t = t.expand(x.shape[:3]).clone()
                 t[:, :, :d] = 1.0
             velocity = self.velocity(context, x, t)
             if untold is not None:
                 velocity = torch.lerp(self.velocity(untold, x, t), velocity, guidance)
-            x = scheduler.step(velocity, timestep, x).prev_sample
+            x = x + (after - sigma) * velocity
         if prefix is not None:
             x[:, :, :d] = prefix.unsqueeze(1)
         return x
+
+
+def euler_sigmas(steps: int) -> Tensor:
+    """float32 (steps + 1,): 1 - t at the ends of Euler's steps, from 1 down to 0. As diffusers'
+    FlowMatchEulerDiscreteScheduler has them, which a test compares with."""
+    return torch.from_numpy(np.append(np.linspace(1.0, 1.0 / steps, steps), 0.0).astype(np.float32))
 
 
 def draw_mask(draws: int, chunk: int, context: int, device: torch.device) -> Tensor | None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -70,7 +69,7 @@ def fit(
     """Trains from progress.step to stage.steps. True when done, False when asked to stop (a checkpoint is saved)."""
     parameters = learner.parameters()
     optimizer = torch.optim.AdamW(_groups(parameters, model, stage), betas=(0.9, 0.95), fused=True)
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=stage.warmup, num_training_steps=stage.steps)
+    schedule = cosine(optimizer, stage.warmup, stage.steps)
     progress.adam = optimizer
     if progress.optimizer is not None:
         optimizer_state.load_into(optimizer, progress.optimizer)
@@ -107,6 +106,18 @@ def fit(
     if progress.skipped and team.rank == 0:
         print(f"stage {learner.name}: {_skips(progress)}")
     return True
+
+
+def cosine(optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The learning rate's schedule: up from 0 over `warmup` steps, then down to 0 along half of a cosine."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(1, warmup)
+        passed = (step - warmup) / max(1, steps - warmup)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * passed)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _skips(progress: Progress) -> str:

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from ...data.files import Lock, json_bytes, write_atomic
 from ...data.stopping import Stop, Stopped
 from ..errors import PolicyError
@@ -73,6 +71,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.folder)
         self._stop.__enter__()
+        from torch.utils.tensorboard import SummaryWriter  # it imports torch, which a help text does not wait for
+
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
         self._log = open(self.folder / "log.jsonl", "a", encoding="utf-8")
         return self

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ...policy.act.agents import entry
-from ...policy.evaluate.episode import Episode, Outcome, environment, run_episode
+from ...policy.evaluate.episode import environment, run_episode
+from ...policy.evaluate.outcome import Episode, Outcome
 from ..machine.malloc import keep_pages
 from .dataset import CODE, task_code, task_words
 

@@ -17,7 +17,8 @@ import torch
 import tyro
 
 from ... import envs
-from ...policy.act.agents import Agent, AgentSpec, load_agent
+from ...policy.act.agents import Agent, load_agent
+from ...policy.act.runtime import AgentSpec
 
 UNCOUNTED = 2  # first chunks, in which memory is touched for the first time
 SECONDS = 20.0  # of the loader, at most
@@ -60,7 +61,7 @@ def latency(agent: Agent, task: str, repeats: int) -> float:
 def _tandem(args: Args) -> dict[str, float]:
     from ...data.bench import loader_rate
     from ...data.cache import FrameCache
-    from ...policy.act.agent import Runtime
+    from ...policy.act.runtime import Runtime
     from ...policy.checkpoint import store
     from ..publish.success import parameters
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ...policy.evaluate.episode import FAILED
+from ...policy.evaluate.outcome import FAILED
 from ...policy.evaluate.statistics import Proportion
 from ..publish.comparison import Outcomes, compare, load, points
 from ..publish.results_file import read_results

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ...policy.evaluate.episode import MEASURED
+from ...policy.evaluate.outcome import MEASURED
 from ...policy.evaluate.statistics import Comparison, Proportion, paired, unpaired
 from ..shared.errors import UserError
 from .results_file import read_results

@@ -7,10 +7,9 @@ from typing import Any, get_args, get_type_hints
 
 from ...data.errors import DataError
 from ...data.files import read_json
-from ...policy.act.agent import Runtime
+from ...policy.act.runtime import Runtime
 from ...policy.errors import PolicyError
-from ...policy.evaluate.episode import CONTROLS
-from ...policy.evaluate.outcome import IDENTITY, checked, is_bool, is_count, is_name, is_number, is_text
+from ...policy.evaluate.outcome import CONTROLS, IDENTITY, checked, is_bool, is_count, is_name, is_number, is_text
 from ..shared.errors import UserError
 
 NAME = "results.json"

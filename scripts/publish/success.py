@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ... import envs
 from ...data.files import parse_json
 from ...policy.checkpoint import store
-from ...policy.checkpoint.quantise import SCALE
 from ..shared.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ def train_minutes(folder: str) -> float | None:
 
 def parameters(folder: str) -> int:
     """Numbers in the weights of the parts that act, from the file's header."""
+    from ...policy.checkpoint.quantise import SCALE  # it imports torch, which the command line does not wait for
+
     file = Path(folder) / "pretrained_model" / "model.safetensors"
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

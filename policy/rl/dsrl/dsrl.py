@@ -32,7 +32,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from ...act.agents import AgentSpec
+from ...act.runtime import AgentSpec
 from ...checkpoint import optimizer_state, store
 from ...errors import PolicyError
 from ...networks.noise_actor import Steering, SteeringConfig

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ....envs import EnvError
 from ...act.agent import TandemAgent
-from ...act.agents import AgentSpec, load_agent
+from ...act.agents import load_agent
+from ...act.runtime import AgentSpec
 from ...errors import PolicyError
 from ...evaluate.episode import environment, noise_seed
 from ...evaluate.faults import EVERYONES, described

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ....data.files import is_count
-from ...act.agents import AgentSpec
+from ...act.runtime import AgentSpec
 from ...checkpoint import optimizer_state, store
 from ...checkpoint.bundle import Bundle
 from ...errors import PolicyError

@@ -24,7 +24,7 @@ import torch
 
 from ....data.cache import FrameCache
 from ....data.files import is_count
-from ...act.agents import AgentSpec
+from ...act.runtime import AgentSpec
 from ...checkpoint import store
 from ...checkpoint.bundle import Bundle
 from ...errors import PolicyError

@@ -19,7 +19,8 @@ import torch
 from .... import envs
 from ....data.errors import DataError
 from ...act.agent import TandemAgent
-from ...act.agents import AgentSpec, load_agent
+from ...act.agents import load_agent
+from ...act.runtime import AgentSpec
 from ...checkpoint import store
 from ...errors import CannotBegin, PolicyError
 from ...evaluate.episode import environment, noise_seed

@@ -10,7 +10,8 @@ import torch
 
 from .... import envs
 from ....envs.experts import Expert
-from ....policy.act.agent import Runtime, TandemAgent
+from ....policy.act.agent import TandemAgent
+from ....policy.act.runtime import Runtime
 from ....policy.checkpoint.bundle import Bundle
 from ....policy.evaluate.episode import environment, noise_seed
 

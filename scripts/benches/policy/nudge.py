@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....policy.act.agent import Runtime, TandemAgent
+from ....policy.act.agent import TandemAgent
+from ....policy.act.runtime import Runtime
 from ....policy.checkpoint.bundle import Bundle
-from ....policy.evaluate.episode import Episode, environment, run_episode
+from ....policy.evaluate.episode import environment, run_episode
+from ....policy.evaluate.outcome import Episode
 from ....policy.networks.noise_actor import spread
 from ....policy.networks.policy_state import Situation
 

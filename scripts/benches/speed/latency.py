@@ -18,7 +18,8 @@ def measure(args: Args) -> dict[str, Any]:
     import torch
 
     from .... import envs
-    from ....policy.act.agent import Runtime, TandemAgent
+    from ....policy.act.agent import TandemAgent
+    from ....policy.act.runtime import Runtime
     from ....policy.checkpoint import store
     from ....policy.checkpoint.bundle import Bundle
     from ....policy.compute import resolve_device
