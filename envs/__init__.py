@@ -2,7 +2,8 @@
 
 import os
 from importlib import import_module
-from typing import Any
+
+import gymnasium
 
 from . import gl  # noqa: F401  # isort: skip  # before anything imports mujoco
 from . import engine  # noqa: F401  # isort: skip  # refuses a version that computes wrongly
@@ -16,19 +17,19 @@ from .plain import GymTask
 from .plugins import import_tasks
 from .registry import SUITES, TASKS, TaskSpec, contract_fields, gym_id, make, register, resolve
 from .tabletop import TabletopEnv
-from .task_env import Script, TaskEnv
+from .task_env import Script, TaskEnv, task_of
 
 __all__ = [
     "ENTITIES", "SUITES", "TASKS", "EnvError", "Expert", "GymTask", "PictureError", "Script", "TabletopEnv", "TaskEnv",
     "TaskSpec", "contract_fields", "expert", "gym_id", "make", "need_opengl", "register", "resolve", "seed_is_heard",
-    "suite", "things_in_place",
+    "suite", "task_of", "things_in_place",
 ]  # fmt: skip
 
 
-def expert(env: Any, seed: int, disturbed: float | None = None) -> Script:
+def expert(env: gymnasium.Env, seed: int, disturbed: float | None = None) -> Script:
     """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`. disturbed: chance of every
     step that a perturbation of its actions starts, which shows how to recover; none: its own."""
-    script: Script = env.unwrapped.expert(seed)
+    script = task_of(env).expert(seed)
     if disturbed is not None:
         script.disturb(disturbed)
     return script

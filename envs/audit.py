@@ -2,20 +2,20 @@
 round in the right colours.
 """
 
-from typing import Any
-
+import gymnasium
 import numpy as np
 
 from .entities import COLOURS
 from .errors import EnvError
 from .others import RaisedError
+from .task_env import task_of
 
 # Of what `things_in_place` knows, by its name in the privileged columns: red, green, blue in [0, 1].
 KNOWN = COLOURS | {"object": (1.0, 0.0, 0.0), "goal": (1.0, 0.0, 0.0)}  # the latter two: of Meta-World's `reach`
 ALIKE = 0.9  # cosine between two colours that pass for one
 
 
-def seed_is_heard(env: Any, seed: int = 0) -> bool:
+def seed_is_heard(env: gymnasium.Env, seed: int = 0) -> bool:
     """False where every seed gives the same first state: a task without chance, which is worth a note. EnvError where
     two resets with one seed differ, in state or in pictures, whatever ran between them. True too where somebody's code
     raises for one of these seeds: that is the business of that seed's own episode.
@@ -28,8 +28,8 @@ def seed_is_heard(env: Any, seed: int = 0) -> bool:
         return True
 
 
-def _heard(env: Any, seed: int) -> bool:
-    inner = env.unwrapped
+def _heard(env: gymnasium.Env, seed: int) -> bool:
+    inner = task_of(env)
     first = _reset(env, seed)
     env.step(np.zeros(inner.action_space.shape, np.float32))
     others = [_reset(env, other)[0] for other in (seed + 1, seed + 2)]
@@ -43,19 +43,19 @@ def _heard(env: Any, seed: int) -> bool:
     return any(other != first[0] for other in others)
 
 
-def _reset(env: Any, seed: int) -> tuple[str, dict[str, bytes]]:
+def _reset(env: gymnasium.Env, seed: int) -> tuple[str, dict[str, bytes]]:
     """Digest of the first state; first pictures."""
-    inner = env.unwrapped
+    inner = task_of(env)
     inner.looking = True
     obs, _ = env.reset(seed=seed)
     pictures = {key: value.tobytes() for key, value in obs.items() if key.startswith("observation.images.")}
     return inner.first_state_digest(), pictures
 
 
-def things_in_place(env: Any, seeds: int = 6) -> tuple[int, int]:
+def things_in_place(env: gymnasium.Env, seeds: int = 6) -> tuple[int, int]:
     """How many things of KNOWN the first camera shows where the simulator says that they are, in their own colour; and
     how many should be seen. For tasks that have privileged columns."""
-    inner = env.unwrapped
+    inner = task_of(env)
     camera, shown, of = inner.known_cameras[0], 0, 0
     names = inner.entities
     for seed in range(seeds):

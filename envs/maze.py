@@ -20,8 +20,9 @@ def _environment(size: int) -> gymnasium.Env:
 
     gymnasium.register_envs(gymnasium_robotics)
     look: dict[str, Any] = {"render_mode": "rgb_array", "width": size, "height": size}
-    env: Any = gymnasium.make("PointMaze_Open-v3", continuing_task=False, disable_env_checker=True, **look)
-    quality = env.unwrapped.point_env.model.vis.quality  # read when the first image is made
+    env = gymnasium.make("PointMaze_Open-v3", continuing_task=False, disable_env_checker=True, **look)
+    maze: Any = env.unwrapped
+    quality = maze.point_env.model.vis.quality  # read when the first image is made
     quality.offsamples = quality.shadowsize = 0
     return env
 

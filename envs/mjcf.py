@@ -17,7 +17,7 @@ BROKEN = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mu
           mujoco.mjtWarning.mjWARN_BADCTRL)  # fmt: skip
 
 
-def held(env: Any, kind: type[T]) -> list[T]:
+def held(env: object, kind: type[T]) -> list[T]:
     """The objects of `kind` that an environment or what it holds keeps as attributes."""
     found: dict[int, T] = {}
     seen, level = {id(env)}, [env]
@@ -29,7 +29,7 @@ def held(env: Any, kind: type[T]) -> list[T]:
     return list(found.values())
 
 
-def draw_fast(env: Any) -> bool:
+def draw_fast(env: object) -> bool:
     """Switches off what makes small pictures slow, in all models that `env` holds: several samples a pixel, shadows and
     mirrors. Renderers that were made before draw so from now on. False: it holds no model."""
     models = held(env, mujoco.MjModel)
@@ -61,14 +61,14 @@ def _draw_anew(renderer: Any) -> None:
     renderer._mjr_context = new
 
 
-def viewers(env: Any) -> list[Any]:
+def viewers(env: object) -> list[Any]:
     """Gymnasium's offscreen viewers that an environment holds: each draws into whichever OpenGL context is the current
     one, be it another environment's. `viewer.make_context_current()` before it draws."""
     rendering = sys.modules.get("gymnasium.envs.mujoco.mujoco_rendering")  # needs imageio, so it is not imported here
     return held(env, rendering.OffScreenViewer) if rendering is not None else []
 
 
-def free_drawing(env: Any) -> None:
+def free_drawing(env: object) -> None:
     """Frees what the renderers of `env` drew with, each in its own OpenGL context. They would free it by number in
     whichever context is the current one: the textures and buffers of another environment."""
     for renderer in held(env, mujoco.Renderer):
@@ -83,7 +83,7 @@ def free_drawing(env: Any) -> None:
 class Divergence:
     """Did the simulations of an environment break since the episode began?"""
 
-    def __init__(self, env: Any):
+    def __init__(self, env: object):
         self._watched = [(data, self._count(data)) for data in held(env, mujoco.MjData)]
 
     def found(self) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import operator
 import string
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import gymnasium
 import numpy as np
@@ -41,6 +41,8 @@ class Script(Protocol):
 class TaskEnv(gymnasium.Env):
     """Subclasses add `reset`, which calls this one first, `step`, `render_camera` and `first_state_digest`."""
 
+    action_space: spaces.Box
+    observation_space: spaces.Dict
     dense_reward: bool = True  # it rises on the way to success
     entities: tuple[str, ...] = ()  # named things whose places `privileged` tells, in the order of its columns
     check_pictures: bool = True  # refuse cameras that show one colour, or the same picture for ever
@@ -78,6 +80,11 @@ class TaskEnv(gymnasium.Env):
         )
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
         self.pictures, self._watch = Pictures(name), PictureWatch(name, state_range)
+
+    @property
+    def unwrapped(self) -> Self:
+        """The task itself, also where gymnasium's wrappers are around it."""
+        return self
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Seeds the generator, and begins to watch the cameras anew. EnvError where the seed is none."""
@@ -149,6 +156,14 @@ class TaskEnv(gymnasium.Env):
         if not np.isfinite(action).all():
             raise EnvError(f"action of task {self.name!r} is not finite: {action.tolist()}")
         return action
+
+
+def task_of(env: gymnasium.Env) -> TaskEnv:
+    """The task inside gymnasium's wrappers. EnvError where the environment is none of Tandem's."""
+    inner = env.unwrapped
+    if not isinstance(inner, TaskEnv):
+        raise EnvError(f"{env} is no task of Tandem; register it as an envs.GymTask")
+    return inner
 
 
 def _named(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -170,7 +170,7 @@ def _give_up(task: str, in_vain: int, some: object, attempts: Attempts) -> NoRet
 
 
 @lru_cache(maxsize=1)
-def _environment(task: str, image_size: int | None) -> Any:
+def _environment(task: str, image_size: int | None) -> envs.TaskEnv:
     env = envs.make(task, image_size)
     with suppress(RuntimeError):  # what one layout raises is the business of its own episode
         envs.seed_is_heard(env)
@@ -194,7 +194,7 @@ def record(job: Job) -> EncodedEpisode | Broken | None:
         return Broken(described(error))
 
 
-def _record(env: Any, job: Job) -> EncodedEpisode | None:
+def _record(env: envs.TaskEnv, job: Job) -> EncodedEpisode | None:
     pace(env.metadata.get("render_fps", 20))
     beat(SLOW)
     obs, _ = env.reset(seed=job.seed)
@@ -224,7 +224,7 @@ def _record(env: Any, job: Job) -> EncodedEpisode | None:
     return encoder.finish(instruction, meta)
 
 
-def _expert(env: Any, job: Job) -> envs.Script:
+def _expert(env: envs.TaskEnv, job: Job) -> envs.Script:
     """CannotBegin where the task has none."""
     try:
         return envs.expert(env, job.seed, RESTLESS if job.watched else None)

@@ -178,7 +178,7 @@ def _recap(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundl
 
 def _expert(task: str) -> None:
     """UserError where nobody can correct."""
-    env: Any = envs.make(task)
+    env = envs.make(task)
     env.reset(seed=0)
     try:
         envs.expert(env, 0)
@@ -201,7 +201,7 @@ def _gradient(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bu
 
 def _dense(task: str) -> None:
     """UserError where nothing is paid for on the way to success."""
-    env: Any = envs.make(task)
+    env = envs.make(task)
     dense = env.unwrapped.dense_reward
     env.close()
     if not dense:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,9 +54,10 @@ class TandemAgent:
         self._warned: set[str] = set()  # instructions
         self.reset("", 0)
 
-    def bind(self, env: Any) -> None:
+    def bind(self, env: gymnasium.Env) -> None:
         """The agent sees observations only; they must be those that it was trained on."""
-        kind = (env.unwrapped.name, env.unwrapped.image_size)
+        task = envs.task_of(env)
+        kind = (task.name, task.image_size)
         if kind not in self._bound:
             agree(self.bundle.contract, Contract.from_fields(envs.contract_fields(*kind)))
             self._bound.add(kind)

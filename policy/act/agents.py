@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 
 from ... import envs
@@ -25,7 +26,7 @@ class Agent(Protocol):
         """Does the next `act` read images? Rendering costs more than a step of the simulation."""
         ...
 
-    def bind(self, env: Any) -> None: ...
+    def bind(self, env: gymnasium.Env) -> None: ...
     def reset(self, instruction: str, seed: int) -> None: ...
     def act(self, obs: dict[str, Any]) -> np.ndarray: ...
 
@@ -55,7 +56,7 @@ class ExpertAgent(_NoModel):
 
     looks = False
 
-    def bind(self, env: Any) -> None:
+    def bind(self, env: gymnasium.Env) -> None:
         self._env = env
 
     def reset(self, instruction: str, seed: int) -> None:
@@ -74,8 +75,8 @@ class RandomAgent(_NoModel):
 
     looks = False
 
-    def bind(self, env: Any) -> None:
-        self._size = env.action_space.shape[0]
+    def bind(self, env: gymnasium.Env) -> None:
+        self._size = envs.task_of(env).action_space.shape[0]
 
     def reset(self, instruction: str, seed: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ from .worker import SLOW, beat, pace
 
 
 @lru_cache(maxsize=16)
-def environment(task: str, image_size: int | None) -> Any:
+def environment(task: str, image_size: int | None) -> envs.TaskEnv:
     """CannotBegin where it cannot be made, or ignores its seeds: what it shows could not be seen again."""
     try:
         env = envs.make(task, image_size)
@@ -52,7 +52,7 @@ def run_job(job: tuple[AgentSpec, Episode]) -> Outcome:
     return attempt(*prepared(*job), job[1])
 
 
-def prepared(spec: AgentSpec, episode: Episode) -> tuple[Any, Agent]:
+def prepared(spec: AgentSpec, episode: Episode) -> tuple[envs.TaskEnv, Agent]:
     """The environment and the agent of an episode."""
     if spec.kind == "checkpoint":
         spec = replace(spec, runtime=replace(spec.runtime, mode=cast(Mode, episode.mode)))
@@ -65,10 +65,10 @@ def noise_seed(task: str, seed: int, draw: int = 0) -> int:
     return zlib.crc32(f"{task}/{seed}{f'/{draw}' if draw else ''}".encode())
 
 
-Watcher = Callable[[Any, dict[str, Any]], None]  # called with (env, trace entry) before every step
+Watcher = Callable[[envs.TaskEnv, dict[str, Any]], None]  # called with (env, trace entry) before every step
 
 
-def attempt(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+def attempt(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
     """`run_episode`, where an exception is an outcome too, if it is of this episode (`faults.EVERYONES`)."""
     try:
         return run_episode(env, agent, episode, watch)
@@ -79,7 +79,7 @@ def attempt(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = No
         return outcome_of(episode, status="error", detail=described(error))
 
 
-def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+def run_episode(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
     torch.set_num_threads(1)  # sums over several differ in their last bits, and contacts make another episode of that
     env.unwrapped.looking = True
     pace(env.metadata.get("render_fps", 20))
@@ -114,7 +114,7 @@ def run_episode(env: Any, agent: Agent, episode: Episode, watch: Watcher | None 
     )  # fmt: skip
 
 
-def _begin(env: Any, agent: Agent, told: str, seed: int) -> None:
+def _begin(env: envs.TaskEnv, agent: Agent, told: str, seed: int) -> None:
     """CannotBegin where the agent does not fit the environment, or the environment has no expert."""
     try:
         agent.bind(env)
@@ -123,7 +123,7 @@ def _begin(env: Any, agent: Agent, told: str, seed: int) -> None:
         raise CannotBegin(str(error)) from error
 
 
-def _told(env: Any, control: str) -> str | None:
+def _told(env: envs.TaskEnv, control: str) -> str | None:
     return {"normal": env.unwrapped.instruction, "empty": "", "wrong": env.unwrapped.wrong_instruction()}[control]
 
 

@@ -13,6 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from ...envs import TaskEnv
+
 LARGE, SMALL = 384, 192  # pixels
 
 
@@ -25,8 +27,8 @@ class Film:
         self.entries: list[dict[str, Any]] = []
         self._goal = self._future = np.zeros((SMALL, SMALL, 3), np.uint8)
 
-    def __call__(self, env: Any, entry: dict[str, Any]) -> None:
-        inner = env.unwrapped
+    def __call__(self, env: TaskEnv, entry: dict[str, Any]) -> None:
+        inner = env
         if entry["goal_image"] is not None:
             self._goal = _scaled(entry["goal_image"])
         if entry["future_image"] is not None:

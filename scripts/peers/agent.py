@@ -12,9 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
+from ...envs import task_of
 from ...policy.act.agents import entry
 from ...policy.evaluate.episode import environment, run_episode
 from ...policy.evaluate.outcome import Episode, Outcome
@@ -39,8 +41,8 @@ class LeRobotAgent:
         self.events: Counter[str] = Counter()
         self.reset("", 0)
 
-    def bind(self, env: Any) -> None:
-        missing = self.config.input_features.keys() - {CODE} - env.observation_space.spaces.keys()
+    def bind(self, env: gymnasium.Env) -> None:
+        missing = self.config.input_features.keys() - {CODE} - task_of(env).observation_space.spaces.keys()
         if missing:
             raise ValueError(f"the policy was trained on {sorted(missing)}, which {env} does not show")
 

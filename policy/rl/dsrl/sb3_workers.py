@@ -114,7 +114,7 @@ def _serve(pipe: Connection, parents: Connection, make: Callable[[], Any]) -> No
         _answer(pipe, PolicyError(f"an environment failed: {described(error)}"))
 
 
-def _self(env: Any) -> Any:
+def _self(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
 

@@ -78,7 +78,7 @@ def _agent(spec: AgentSpec) -> TandemAgent:
 @cache
 def horizon(task: str) -> int:
     """Control steps after which an episode of the task ends."""
-    env: Any = envs.make(task).unwrapped
+    env = envs.make(task).unwrapped
     return int(env.horizon)
 
 
@@ -124,7 +124,7 @@ def _roll_out(job: Job) -> Trajectory | Crash:
                 action, _, _ = expert.act()
             inner.looking = agent.looks
             obs, reward, terminated, truncated, info = env.step(action)
-            kept.step(action, _rewarded(reward, job, agent.step), expert is not None)
+            kept.step(action, _rewarded(float(reward), job, agent.step), expert is not None)
             ended = terminated or truncated
             if not ended and agent.step >= inner.horizon:
                 raise envs.EnvError(f"task {job.task} did not end at its horizon of {inner.horizon} steps")
@@ -139,7 +139,7 @@ def _roll_out(job: Job) -> Trajectory | Crash:
     )  # fmt: skip
 
 
-def begin(env: Any, agent: TandemAgent, told: str, seed: int) -> None:
+def begin(env: envs.TaskEnv, agent: TandemAgent, told: str, seed: int) -> None:
     """CannotBegin where the agent does not fit the environment."""
     try:
         agent.bind(env)
@@ -148,7 +148,7 @@ def begin(env: Any, agent: TandemAgent, told: str, seed: int) -> None:
         raise CannotBegin(str(error)) from error
 
 
-def _expert(env: Any, job: Job) -> envs.Script:
+def _expert(env: envs.TaskEnv, job: Job) -> envs.Script:
     """CannotBegin where the task has none."""
     try:
         return envs.expert(env, job.seed, disturbed=0.0)
@@ -176,7 +176,7 @@ def _rewarded(reward: float, job: Job, step: int) -> np.float32:
     return np.float32(reward)
 
 
-def _advice(env: Any, agent: TandemAgent, seed: int, idle: bool) -> tuple[np.ndarray, int]:
+def _advice(env: envs.TaskEnv, agent: TandemAgent, seed: int, idle: bool) -> tuple[np.ndarray, int]:
     """As in a trajectory, of one look. idle: the expert acts anyway."""
     H, A = agent.model.controller.cfg.chunk, agent.model.controller.cfg.action_dim
     padded = np.zeros((H, A), np.float32)
@@ -222,7 +222,7 @@ def _explore(
     return before.numpy(), chosen.numpy()
 
 
-def _places(env: Any) -> np.ndarray:
+def _places(env: envs.TaskEnv) -> np.ndarray:
     """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m], no
     entry beyond FAR; zeros for what there is not."""
     known = env.privileged()

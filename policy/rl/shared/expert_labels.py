@@ -5,14 +5,12 @@
 Labels for the states that the policy itself visits (DAgger, arXiv 1011.0686), without the expert ever acting.
 """
 
-from typing import Any
-
 import numpy as np
 
 from .... import envs
 
 
-def advise(env: Any, seed: int, steps: int) -> np.ndarray:
+def advise(env: envs.TaskEnv, seed: int, steps: int) -> np.ndarray:
     """The expert's next actions in the environment's units, float32 (n, A): `steps`, or fewer where it succeeds before;
     (0, A) where the simulator cannot be put back, or breaks."""
     inner = env.unwrapped
@@ -27,7 +25,7 @@ def advise(env: Any, seed: int, steps: int) -> np.ndarray:
         inner.looking = looking
 
 
-def _try(inner: Any, expert: envs.Script, steps: int, nothing: np.ndarray) -> np.ndarray:
+def _try(inner: envs.TaskEnv, expert: envs.Script, steps: int, nothing: np.ndarray) -> np.ndarray:
     actions = []
     for _ in range(steps):
         action, _, _ = expert.act()
