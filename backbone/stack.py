@@ -10,7 +10,7 @@ and writes to all of them; one stream is the plain residual.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,14 @@ def _residual(cfg: StackConfig, sublayer: int) -> nn.Module:
     return RESIDUALS[cfg.residual](cfg.width, cfg.streams, cfg.hyper, sublayer)
 
 
+@runtime_checkable
+class OwnWeights(Protocol):
+    """A layer with initial values of its own: they are set after those below, and stay."""
+
+    def init_weights(self) -> None:
+        """Sets them."""
+
+
 class Stack(nn.Module):
     def __init__(self, cfg: StackConfig):
         super().__init__()
@@ -180,3 +188,6 @@ def init_weights(model: nn.Module) -> None:
         if isinstance(module, LatentAttention):
             for projection in (module.q_b_proj, module.kv_b_proj):
                 nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    for module in model.modules():
+        if isinstance(module, OwnWeights):
+            module.init_weights()
