@@ -27,17 +27,19 @@ from ..policy.evaluate.worker import SLOW, beat
 from ..policy.train.run_folder import default_output
 from .film.animation import animation, thumbnails
 from .film.film import Film, encode, save
-from .publish.manifest import manifest
+from .publish.manifest import ROOT, manifest
 from .publish.tables import COLUMNS, cell
 from .shared.errors import UserError
 from .shared.settings import at_least, layouts
 
+OF_THE_CLONE = ROOT / "models" / "demo"
 PAGE = Path(__file__).parent / "film" / "page.html"
 
 
 @dataclass(frozen=True)
 class Args:
-    checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
+    # Output folder of `tandem train`, or a checkpoint in it. Default: a small policy that comes with the clone.
+    checkpoint: str = ""
     agent: Literal["checkpoint", "expert", "random"] = "checkpoint"  # who acts
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
     episodes: int = 2  # per task
@@ -88,10 +90,21 @@ def run(args: Args, table: dict[str, Any] | None = None) -> Path:
     return watched(args, table)[0]
 
 
+def _with_policy(args: Args) -> Args:
+    """Where no checkpoint is named, the policy of the clone acts."""
+    if args.checkpoint or args.agent != "checkpoint":
+        return args
+    if not OF_THE_CLONE.exists():
+        raise UserError("no --checkpoint given; pass the output folder of `tandem train`, or --agent expert")
+    print(f"no --checkpoint given: this is {OF_THE_CLONE.relative_to(ROOT)}, a small policy that comes with the clone")
+    return replace(args, checkpoint=str(OF_THE_CLONE))
+
+
 def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list[Clip]]:
     from ..policy.act.agents import load_agent
 
     _refuse_nonsense(args)
+    args = _with_policy(args)
     specs = {"after" if args.before else "": _spec(args)}
     tasks = resolve_tasks(args.tasks or _trained_on(args))
     if args.before:
@@ -180,8 +193,6 @@ def film(take: Take) -> Clip:
 def _spec(args: Args) -> AgentSpec:
     if args.agent != "checkpoint":
         return AgentSpec(args.agent)
-    if not args.checkpoint:
-        raise UserError("no --checkpoint given; pass the output folder of `tandem train`, or --agent expert")
     return AgentSpec("checkpoint", str(store.resolve(args.checkpoint)), replace(args.runtime, pictures=True))
 
 
