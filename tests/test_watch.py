@@ -125,3 +125,11 @@ def test_words_and_timeline_follow_the_film_in_a_browser(report, tmp_path):
 def test_the_command_repeats_what_was_changed():
     assert watch._changed(Runtime()) == ""
     assert watch._changed(Runtime(mode="flat", execute=2)) == " --runtime.mode flat --runtime.execute 2"
+
+
+def test_without_a_checkpoint_the_policy_of_the_clone_is_watched(tmp_path, capsys):
+    from tandem.scripts import watch
+
+    flags = watch.Args(tasks=("reach",), episodes=1, workers=1, output=tmp_path / "films")
+    assert watch.main(flags) == 0
+    assert "models/demo, a small policy" in capsys.readouterr().out and (tmp_path / "films" / "report.html").exists()
