@@ -49,7 +49,7 @@ class GymTask:
     horizon: int = 0  # steps; 0: the environment's own limit
     # Of the step's info, a bool or 0 or 1; none: its "is_success" or "success", and where it has neither, `terminated`.
     success: Callable[[dict[str, Any]], Any] | None = None
-    dense_reward: bool = False  # does its reward rise on the way to success, as `tandem rl --method ppo` needs?
+    dense_reward: bool = False  # does its reward rise on the way to success, as `tandem rl ppo` needs?
     # Of a MuJoCo model inside. "fast": one sample a pixel, no shadows, no mirrors, which is all that small pictures
     # show, and 20 to 50 times as fast without a GPU; "as_is": as the model and the environment say.
     quality: Literal["fast", "as_is"] = "fast"

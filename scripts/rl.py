@@ -1,15 +1,19 @@
-"""Make a trained policy better by its own experience: `tandem rl --checkpoint outputs/train/demo --tasks push`.
+"""Make a trained policy better by its own experience: `tandem rl dsrl --checkpoint outputs/train/demo --tasks push`.
 
 Writes a normal checkpoint into --output. Ctrl-C saves; --resume goes on with the experience that is on disk. Methods:
 dsrl steers the frozen policy's noise; recap learns from all data, told how good it was; ppo and grpo are policy
 gradients through the flow; scratch is SAC on the simulator's state, without a checkpoint, for reference.
 """
 
+import difflib
 import importlib
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from .. import envs
 from ..policy.train.run_folder import Run, default_output
@@ -24,21 +28,89 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Args:
-    checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
-    tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
+class Practice:
+    """Flags of every method."""
+
+    tasks: tuple[str, ...] = ()  # Task or suite names. Default: those that the checkpoint was trained on.
+    steps: int = 1_000_000  # Environment steps at most, over all workers.
+    minutes: float = 60.0  # Minutes at most.
+    workers: int = 2  # Environments at once, each in a process of its own.
+    seed: int = 0  # Seed of the learner and of the layouts that it practises on.
+    output: Path | None = None  # Folder of the run. Default: outputs/rl/<date>/<time>_<method>.
+    step_deadline: float | None = None  # Seconds that a step may take. Default: 30, or 600 control periods if longer.
+    dry_run: bool = False  # Print the resolved settings and stop.
+
+
+@dataclass(frozen=True)
+class OfAPolicy(Practice):
+    """Flags of methods that begin with a trained policy."""
+
+    checkpoint: str = ""  # Output folder of `tandem train`, or a checkpoint in it.
+    mode: Literal["hierarchical", "flat"] = "flat"  # Mode of the policy while it learns; "flat" is without System 2.
+    resume: bool = False  # Continue the run in --output, or begin it where there is none.
+
+
+@dataclass(frozen=True)
+class WithDemonstrations(OfAPolicy):
+    """Flags of methods that also imitate."""
+
+    data: tuple[Path, ...] = ()  # Demonstrations. Default: those of the checkpoint's preset in datasets/.
+    cache: Path = Path("cache")  # Folder of decoded frames.
+
+
+@dataclass(frozen=True)
+class Args(WithDemonstrations):
+    """What was asked for, by whatever method."""
+
     method: Literal["dsrl", "recap", "ppo", "grpo", "scratch"] = "dsrl"
-    data: tuple[Path, ...] = ()  # recap: demonstrations; none: those of the checkpoint's preset in datasets/
-    cache: Path = Path("cache")  # recap: decoded frames
-    mode: Literal["hierarchical", "flat"] = "flat"  # of the policy while it learns
-    steps: int = 1_000_000  # environment steps at most
-    minutes: float = 60.0  # at most
-    workers: int = 2  # environments at once, a process each
-    seed: int = 0
-    output: Path | None = None  # default: outputs/rl/<date>/<time>_<method>
-    step_deadline: float | None = None  # seconds a step may take; default: 30, or 600 control periods if longer
-    resume: bool = False  # continue the run in --output, or begin it
-    dry_run: bool = False  # print the resolved settings and stop
+    settings: tyro.conf.Suppress[Any] = None  # of the method; None: its defaults
+
+
+# Method -> its flags, module and class of its settings, and what it does and needs.
+METHODS: dict[str, tuple[type[Practice], str, str]] = {
+    "dsrl": (OfAPolicy, "dsrl.dsrl:DSRL", "chooses the noise of the frozen flow; rewarded for success alone"),
+    "recap": (WithDemonstrations, "recap.recap:Recap", "learns from own episodes and corrections; needs an expert"),
+    "ppo": (OfAPolicy, "ppo.ppo:PPO", "policy gradient; needs a dense reward"),
+    "grpo": (OfAPolicy, "ppo.ppo:GRPO", "policy gradient; rewarded for success alone"),
+    "scratch": (Practice, "", "SAC without any policy, for reference"),
+}
+
+
+def parse(arguments: list[str]) -> Args:
+    """The method is the first word. Its settings are flags, and flags that do nothing for it are none."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: tandem rl <method> [flags]; tandem rl <method> --help explains them\n")
+        print("\n".join(f"  {method:8} {what}" for method, (_, _, what) in METHODS.items()))
+        raise SystemExit(0 if arguments else 2)
+    method, words = arguments[0], arguments[1:]
+    if method.startswith("-"):  # as until 0.1, where the method was a flag
+        args = tyro.cli(Args, prog="tandem rl", args=arguments, description=__doc__)
+        print(f"note: write `tandem rl {args.method} ...`; --method goes with the next version", file=sys.stderr)
+        return args
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown method {method!r}; {guess}known: {', '.join(METHODS)}")
+    flags, where, what = METHODS[method]
+    kind = _with_settings(flags, _settings(where)) if where else flags
+    found = tyro.cli(kind, prog=f"tandem rl {method}", args=words, description=f"{method}: {what}.")
+    return Args(method=method, **{each.name: getattr(found, each.name) for each in fields(found)})  # type: ignore
+
+
+def _with_settings(base: Any, kind: Any) -> Any:
+    """The flags of a method, its settings among them."""
+
+    @dataclass(frozen=True)
+    class Flags(base):  # type: ignore[misc, valid-type]
+        settings: Annotated[kind, tyro.conf.arg(name="")] = field(default_factory=kind)  # type: ignore[valid-type]
+
+    return Flags
+
+
+def _settings(where: str) -> Any:
+    """The class of a method's settings."""
+    module, _, name = where.partition(":")
+    return getattr(_needs_sb3(f"tandem.policy.rl.{module}"), name)
 
 
 def main(args: Args) -> int:
@@ -100,7 +172,7 @@ def _refuse_nonsense(args: Args) -> None:
     if args.data and args.method != "recap":
         raise UserError(f"--data is for recap; {args.method} learns from no demonstrations")
     if args.checkpoint and args.method == "scratch":
-        raise UserError("--method scratch begins with nothing; leave --checkpoint out")
+        raise UserError("scratch begins with nothing; leave --checkpoint out")
 
 
 def _refuse_others(output: Path) -> None:
@@ -126,17 +198,15 @@ def _scratch(args: Args) -> int:
     scratch = _needs_sb3("tandem.policy.rl.dsrl.scratch").scratch
     tasks = envs.resolve(args.tasks)
     if len(tasks) != 1 or tasks[0] not in envs.suite("tabletop"):
-        raise UserError(
-            f"--method scratch learns one task of tabletop; it got {', '.join(tasks) or 'none'}; use --tasks"
-        )
+        raise UserError(f"scratch learns one task of tabletop; it got {', '.join(tasks) or 'none'}; use --tasks")
     if args.resume:
-        raise UserError("--method scratch, which is for reference, does not resume; choose another --output")
+        raise UserError("scratch, which is for reference, does not resume; choose another --output")
     (task,) = tasks
     with Run(args.output or default_output("rl", "scratch"), resume=False) as run:
         practice = Practice(run=run, limits=Limits(args.steps, args.minutes, step=args.step_deadline))
         scratch(task, practice, args.workers, args.seed)
         if run.stop_requested:
-            raise run.stopped("--method scratch does not resume")
+            raise run.stopped("scratch does not resume")
         took = f"{practice.steps} steps, {practice.seconds / 60:.1f} minutes"
         print(f"{took}, {100 * practice.lately:.0f}% of the last episodes")
     return 0
@@ -147,7 +217,8 @@ Learn = Callable[["Learning"], None]
 
 def _dsrl(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundle") -> Learn:
     module = _needs_sb3("tandem.policy.rl.dsrl.dsrl")
-    return lambda learning: module.dsrl(spec, tasks, learning, module.DSRL(), args.workers, args.seed)
+    settings = args.settings or module.DSRL()
+    return lambda learning: module.dsrl(spec, tasks, learning, settings, args.workers, args.seed)
 
 
 def _needs_sb3(module: str) -> Any:
@@ -171,7 +242,7 @@ def _recap(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bundl
 
     def learn(learning: "Learning") -> None:
         learning.about |= {"data": cache.digest}
-        recap(spec, cache, tasks, learning, Recap(), args.workers, args.seed)
+        recap(spec, cache, tasks, learning, args.settings or Recap(), args.workers, args.seed)
 
     return learn
 
@@ -195,7 +266,7 @@ def _gradient(args: Args, spec: "AgentSpec", tasks: tuple[str, ...], bundle: "Bu
 
     for task in tasks if args.method == "ppo" else ():
         _dense(task)
-    settings = FlowPolicyGradient(Value() if args.method == "ppo" else Group())
+    settings = args.settings or FlowPolicyGradient(Value() if args.method == "ppo" else Group())
     return lambda learning: flow_policy_gradient(spec, tasks, learning, settings, args.workers, args.seed)
 
 

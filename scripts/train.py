@@ -9,9 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from .. import envs
-from ..data.files import json_bytes, write_atomic
-from ..policy.train.recipe import Recipe, Stage, preset, refuse_sizes
+from ..data.errors import DataError
+from ..data.files import json_bytes, read_object, write_atomic
+from ..policy.networks.sizes import Sizes
+from ..policy.train.recipe import Recipe, Stage, preset, recipe_from, refuse_sizes
 from ..policy.train.run_folder import default_output
 from . import collect
 from .publish.manifest import say_changes, say_how, this_code
@@ -23,6 +27,8 @@ WATCHED_SEED = 100_000  # first layout of what is only watched
 @dataclass(frozen=True)
 class Args:
     preset: str = "tabletop"  # debug, demo, few, tabletop, tabletop-attention, mt10 or mt50
+    # Recipe of another run, instead of a preset: its folder, a checkpoint, or a train_config.json in it.
+    recipe: Path | None = None
     data: tuple[Path, ...] = ()  # data sets; none: record the preset's into datasets/<preset>
     output: Path | None = None  # default: outputs/train/<date>/<time>_<preset>
     resume: bool = False  # continue the run in --output, or begin it where there is none
@@ -42,12 +48,60 @@ class Args:
     rename: tuple[str, ...] = ()  # THEIR_NAME=OUR_NAME of --data's features, e.g. actions=action; none: ours already
     cache: Path = Path("cache")  # decoded frames, memory-mapped
     dry_run: bool = False  # print the resolved settings and stop
+    act: tyro.conf.Suppress[Stage | None] = None
+    think: tyro.conf.Suppress[Stage | None] = None
+    sizes: tyro.conf.Suppress[Sizes | None] = None
+
+
+FROM_RECIPE = ("seed", "device", "precision", "threads", "act", "think", "sizes")  # flags whose defaults are its own
+
+
+def parse(arguments: list[str]) -> Args:
+    """The flags. Their defaults are those of the preset, which may be the first word, or of the recipe."""
+    words = ["--preset", *arguments] if arguments and not arguments[0].startswith("-") else list(arguments)
+    chosen, _ = tyro.cli(Chosen, args=[w for w in words if w not in ("-h", "--help")], return_unknown_args=True)
+    base = _base(chosen)
+    usual = {name: getattr(base, name) for name in FROM_RECIPE}
+    usual |= {"preset": chosen.preset, "recipe": chosen.recipe}
+    return tyro.cli(Flags, prog="tandem train", args=words, description=__doc__, default=Flags(**usual))
+
+
+@dataclass(frozen=True)
+class Flags(Args):
+    """Those of `tandem train`: every number of the recipe too."""
+
+    act: Stage = Stage(steps=0)  # Stage act: encoder, goal readout and System 1, from pixels.
+    think: Stage = Stage(steps=0)  # Stage think: System 2, world model and System 1, from latents.
+    sizes: Sizes = Sizes()  # Widths and lengths of the networks.
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The flags that decide the defaults of the others."""
+
+    preset: str = "tabletop"
+    recipe: Path | None = None
+
+
+def _base(args: Args | Chosen) -> Recipe:
+    """The preset or the recipe, before other flags change it."""
+    if args.recipe is None:
+        return preset(args.preset)
+    from ..policy.checkpoint import store
+
+    file = args.recipe
+    try:
+        return recipe_from(read_object(file) if file.is_file() else store.recipe(file), str(file))
+    except DataError as error:
+        raise UserError(f"{error}; pass the folder of a run, or its train_config.json") from None
 
 
 def recipe_of(args: Args) -> Recipe:
     from ..policy.compute import resolve_device
 
-    recipe = replace(preset(args.preset), seed=args.seed, device=args.device, precision=args.precision)
+    recipe = replace(_base(args), seed=args.seed, device=args.device, precision=args.precision)
+    given = {name: getattr(args, name) for name in ("act", "think", "sizes") if getattr(args, name) is not None}
+    recipe = replace(recipe, **given)
     usual = 1 if resolve_device(args.device).type == "cuda" else recipe.processes
     processes = usual if args.processes is None else args.processes
     recipe = replace(recipe, processes=processes, threads=args.threads, halve_batch=args.halve_batch)

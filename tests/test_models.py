@@ -15,7 +15,9 @@ def test_a_policy_in_the_clone_is_whole_and_loads(folder):
     store.verify(found)
     assert Bundle.load(found).model.controller.cfg.action_dim > 0 and store.tasks(found)
     card = (folder / "README.md").read_text()
-    assert "trained by `tandem" in card and "seed" in card and ("| tier_average |" in card or "| success_mean |" in card)
+    assert (
+        "trained by `tandem" in card and "seed" in card and ("| tier_average |" in card or "| success_mean |" in card)
+    )
 
 
 def test_policies_in_the_clone_take_little_room():

@@ -88,11 +88,8 @@ def tandem(*arguments, **options):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb):
-    done = tandem(verb, "--help")
-    assert (
-        done.returncode == 0
-        and "dry-run" in done.stdout + tandem(verb, "check", "--help").stdout + tandem(verb, "env", "--help").stdout
-    )
+    done, second = tandem(verb, "--help"), {"data": ["check"], "bench": ["env"], "rl": ["ppo"]}.get(verb, [])
+    assert done.returncode == 0 and "dry-run" in tandem(verb, *second, "--help").stdout
 
 
 def test_unknown_verb_and_unknown_flag_exit_with_2():

@@ -6,8 +6,11 @@ image decoder, and System 1 further, now on the planner's own subgoals too. Conv
 of `think` is cheap, and the labels of a frozen encoder do not move.
 """
 
+import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ...planner.trunk import ATTENTION
 from ..errors import PolicyError
@@ -126,5 +129,34 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
 
 def preset(name: str) -> Recipe:
     if name not in PRESETS:
-        raise PolicyError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        raise PolicyError(f"unknown preset {name!r}; {guess}known: {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def recipe_from(raw: Any, where: str) -> Recipe:
+    """A recipe from JSON as a run keeps it (train_config.json). PolicyError, which names `where`, for anything else."""
+    recipe: Recipe = _built(Recipe, raw, where)
+    refuse_sizes(recipe)
+    return recipe
+
+
+def _built(kind: Any, raw: Any, where: str) -> Any:
+    """A value of a type that recipes have: a number, a text, a switch, a tuple, a dataclass, or one of several."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+        given = raw if isinstance(raw, dict) else {}
+        for name in [*(given.keys() - known.keys()), *(name for name in known if known[name] and name not in given)]:
+            raise PolicyError(f"{where}: {name[:40]!r} is {'unknown' if name in given else 'missing'}")
+        return kind(**{name: _built(hints[name], value, f"{where}: {name}") for name, value in given.items()})
+    if get_origin(kind) is tuple and isinstance(raw, list):
+        return tuple(_built(get_args(kind)[0], value, where) for value in raw)
+    if get_origin(kind) is UnionType:
+        fitting = [one for one in get_args(kind) if isinstance(raw, list) == (get_origin(one) is tuple)]
+        return _built(fitting[0], raw, where)
+    accepted = (int, float) if kind is float else (kind,)
+    if get_origin(kind) is not None or not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool):
+        raise PolicyError(f"{where} is {str(raw)[:40]!r}; expected {getattr(kind, '__name__', kind)}")
+    return raw

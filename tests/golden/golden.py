@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,54 +68,33 @@ def metaworld(tandem: Tandem, folder: Path) -> dict[str, str]:
     return outcomes(folder / "mt50")
 
 
-def practising(method: str) -> Callable[[Tandem, Path], dict[str, str]]:
-    """A short run of reinforcement learning, in this interpreter: its settings are no flags yet."""
+def practising(method: str, *flags: str) -> Callable[[Tandem, Path], dict[str, str]]:
+    """A short run of reinforcement learning, with settings under which something is learned within a minute."""
 
     def run(tandem: Tandem, folder: Path) -> dict[str, str]:
-        tandem(method, script=Path(__file__))
+        shared = ("--checkpoint", "run", "--tasks", "reach", "--output", method, "--workers", "1", "--minutes", "60")
+        tandem("rl", method, *shared, *flags)
         return {step.name: weights(step) for step in sorted((folder / f"{method}/checkpoints").glob("0*"))}
 
     return run
 
 
-def practise(method: str) -> None:
-    """Learns in the present folder, with settings under which something is learned within a minute."""
-    import tyro
-    from tandem.policy.rl.dsrl import dsrl
-    from tandem.policy.rl.ppo import ppo
-    from tandem.policy.rl.recap import recap
-    from tandem.policy.rl.recap.advantage_labels import Judging
-    from tandem.policy.rl.recap.memory_training import Recalling
-    from tandem.policy.rl.recap.update import Lesson
-    from tandem.policy.train.recipe import Stage
-    from tandem.scripts import rl
-
-    parts = {"judging": Judging(value_steps=20), "recalling": Recalling(steps=20)}
-    parts |= {"lesson": Lesson(stage=Stage(steps=3, batch=8, warmup=1))}
-    quick: dict[str, tuple[Any, str, dict[str, Any], int]] = {
-        "dsrl": (dsrl, "DSRL", {"warm_up": 10, "hold": 2}, 400),
-        "recap": (recap, "Recap", {"episodes": 4, "each": 2} | parts, 300),
-        "ppo": (ppo, "FlowPolicyGradient", {"episodes": 4, "batch": 32}, 300),
-    }
-    module, name, settings, steps = quick[method]
-    original = getattr(module, name)
-    setattr(module, name, lambda *given: replace(original(*given), **settings))
-    flags = ["--method", method, "--checkpoint", "run", "--tasks", "reach", "--output", method, "--workers", "1"]
-    flags += ["--steps", str(steps), "--minutes", "60"]
-    rl.main(tyro.cli(rl.Args, args=flags + (["--data", "datasets/debug"] if method == "recap" else [])))
-
-
 TRAIN = ("train", "--preset", "debug", "--precision", "fp32")
 EVAL = ("--workers", "1", "--controls", "normal", "--modes", "hierarchical", "flat")
+RECAP = (
+    "--episodes", "4", "--each", "2", "--judging.value-steps", "20", "--recalling.steps", "20",
+    "--lesson.stage.steps", "3", "--lesson.stage.batch", "8", "--lesson.stage.warmup", "1",
+    "--lesson.stage.learning-rate", "1e-3", "--lesson.stage.ema", "0.999",
+)  # fmt: skip
 STEPS: dict[str, Callable[[Tandem, Path], dict[str, str]]] = {
     "recording": recording,
     "training": training,
     "resuming": resuming,
     "tabletop": tabletop,
     "metaworld": metaworld,
-    "dsrl": practising("dsrl"),
-    "recap": practising("recap"),
-    "ppo": practising("ppo"),
+    "dsrl": practising("dsrl", "--steps", "400", "--warm-up", "10", "--hold", "2"),
+    "recap": practising("recap", "--steps", "300", "--data", "datasets/debug", *RECAP),
+    "ppo": practising("ppo", "--steps", "300", "--episodes", "4", "--batch", "32"),
 }
 
 
@@ -155,12 +133,8 @@ def measure(only: list[str]) -> dict[str, dict[str, str]]:
         (folder / "path/tandem").symlink_to(ROOT, target_is_directory=True)
         environment = os.environ | {"PYTHONPATH": str(folder / "path"), "OMP_NUM_THREADS": "1"}
 
-        def tandem(*arguments: str, script: Path | None = None) -> None:
-            command = [
-                sys.executable,
-                *([str(script), "--practise"] if script else ["-m", "tandem.scripts"]),
-                *arguments,
-            ]
+        def tandem(*arguments: str) -> None:
+            command = [sys.executable, "-m", "tandem.scripts", *arguments]
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{' '.join(arguments)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
@@ -209,11 +183,7 @@ def main() -> int:
     parser.add_argument("--against", metavar="COMMIT", help="compare with this commit instead of golden.json")
     parser.add_argument("--write", action="store_true", help="write golden.json instead of comparing with it")
     parser.add_argument("--print", action="store_true", help="print the digests as JSON and compare nothing")
-    parser.add_argument("--practise", metavar="METHOD", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.practise:
-        practise(args.practise)
-        return 0
     if not (args.write or args.print or args.against):
         stored = json.loads(GOLDEN.read_text(encoding="utf-8"))
         if stored["machine"] != machine():

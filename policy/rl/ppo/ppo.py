@@ -60,6 +60,20 @@ class FlowPolicyGradient:
     kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
 
 
+@dataclass(frozen=True)
+class PPO(FlowPolicyGradient):
+    """PPO (arXiv 1707.06347): advantages by a value function of the dense reward and of success."""
+
+    baseline: Value = Value()
+
+
+@dataclass(frozen=True)
+class GRPO(FlowPolicyGradient):
+    """GRPO (arXiv 2402.03300): advantages by other episodes of the same layout, of success alone."""
+
+    baseline: Group = Group()
+
+
 MOMENTS, GROUPS, ROUNDS = "optimizer.safetensors", "optimizer.json", "rounds.json"  # in a checkpoint's training state
 
 

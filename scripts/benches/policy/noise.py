@@ -1,6 +1,6 @@
 """How much of success the noise of the flow decides: that of one look, and that of a whole attempt.
 
-Every layout is acted with the same draws of the noise that `tandem rl --method dsrl` chooses, for its first look or its
+Every layout is acted with the same draws of the noise that `tandem rl dsrl` chooses, for its first look or its
 first attempt, and every draw is continued several times with other noise, flat. What is left of the variance is decided
 later on. `success_best` knows the layout, `success_constant` is one draw for all of them; what a learner can
 reach lies between them, as far as what is seen of a layout tells which draw suits it.

@@ -132,9 +132,9 @@ def _learn(args: Args, tasks: tuple[str, ...], method: str, minutes: float, seed
     _same_tasks(folder, tasks)
     _reopen(folder, minutes)
     if not done.exists():
-        flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--method", method, "--seed", str(seed)]
+        flags = ["--checkpoint", str(args.checkpoint), "--tasks", *tasks, "--seed", str(seed)]
         flags += ["--minutes", str(minutes), "--steps", str(10**9), "--workers", str(args.workers)]
-        _tandem("rl", *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
+        _tandem("rl", method, *flags, "--output", str(folder), *(["--resume"] if folder.exists() else []))
         write_atomic(done, json_bytes(_cost(folder) | {"given": minutes}))
     _evaluated(args, folder, tasks, folder / EVALUATION)
 

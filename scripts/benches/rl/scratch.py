@@ -41,7 +41,7 @@ def results(_: Args, curves: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _learned(args: Args, task: str) -> dict[str, Any]:
     folder = args.output / f"{task}_{args.seed}"
     if not (folder / DONE).exists():
-        flags = ["--method", "scratch", "--tasks", task, "--seed", str(args.seed), "--minutes", str(args.minutes)]
+        flags = ["scratch", "--tasks", task, "--seed", str(args.seed), "--minutes", str(args.minutes)]
         flags += ["--workers", str(args.workers), "--output", str(folder)]
         if subprocess.run([sys.executable, "-m", "tandem.scripts", "rl", *flags]).returncode:
             raise UserError(f"learning {task} failed; delete {folder} where it exists, and run again")
