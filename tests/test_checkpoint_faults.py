@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_partial(when, frames
             file.write_bytes(b"half")
             raise SafetensorError("I/O error: No space left on device")
 
-        monkeypatch.setattr(store, "save_file", full)
+        monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(PolicyError, match="could not save checkpoint .* free space and --resume"):
         store.save(output / "checkpoints", 99, {"training_state/model.safetensors": {"w": torch.zeros(9)}})
     assert {path: path.stat().st_mtime_ns for path in (output / "checkpoints").rglob("*")} == before

@@ -661,12 +661,14 @@ def test_recap_practises_judges_learns_and_goes_on(trained, demonstrations, tmp_
     import tandem.policy.rl.recap.recap as module
     import tyro
     from tandem.policy.rl.recap.advantage_labels import Judging
+    from tandem.policy.rl.recap.memory_training import Recalling
     from tandem.policy.rl.recap.update import Lesson
     from tandem.policy.train.recipe import Stage
     from tandem.scripts import rl
 
     lesson = Lesson(stage=Stage(steps=3, batch=8, warmup=1))
     quick = {"episodes": 2, "each": 1, "judging": Judging(value_steps=20), "lesson": lesson}
+    quick["recalling"] = Recalling(steps=20)
     original = module.Recap
     try:
         module.Recap = lambda **given: replace(original(**given), **quick)
@@ -694,6 +696,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
     import tyro
     from tandem.policy.evaluate.pool import Crash, Pool
     from tandem.policy.rl.recap.advantage_labels import Judging
+    from tandem.policy.rl.recap.memory_training import Recalling
     from tandem.policy.rl.recap.update import Lesson
     from tandem.policy.train.recipe import Stage
     from tandem.scripts import rl
@@ -708,6 +711,7 @@ def test_recap_learns_from_a_round_that_was_cut_off_though_a_layout_of_it_never_
 
     lesson, original = Lesson(stage=Stage(steps=3, batch=8, warmup=1)), module.Recap
     quick = {"each": 1, "judging": Judging(value_steps=20), "lesson": lesson, "helped": 0.0}
+    quick["recalling"] = Recalling(steps=20)
     monkeypatch.setattr(module, "Recap", lambda: original(episodes=3, **quick))
     monkeypatch.setattr(Pool, "run", run)
     flags = ["--checkpoint", str(trained), "--method", "recap", "--tasks", "reach", "--output", str(tmp_path / "run")]
