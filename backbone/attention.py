@@ -25,6 +25,8 @@ ROWS = 128  # of a block of causal attention on a CPU
 
 @dataclass(frozen=True)
 class AttentionConfig:
+    """Sizes of `Attention`."""
+
     heads: int = 6
     kv_heads: int = 2  # divides `heads`
     head_width: int = 32  # d
@@ -32,6 +34,8 @@ class AttentionConfig:
 
 
 class Attention(nn.Module):
+    """Multi-head attention with grouped keys and rotary positions."""
+
     def __init__(self, width: int, cfg: AttentionConfig):
         super().__init__()
         if cfg.heads % cfg.kv_heads:
@@ -43,6 +47,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(cfg.heads * cfg.head_width, width, bias=False)
 
     def new_cache(self) -> KeyValueCache:
+        """An empty cache, for decoding step by step."""
         return KeyValueCache()
 
     def forward(self, x: Tensor, scope: Scope, cache: KeyValueCache | None = None) -> Tensor:

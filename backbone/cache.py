@@ -12,8 +12,13 @@ from torch import Tensor
 
 
 class LayerCache(Protocol):
-    def snapshot(self) -> object: ...
-    def roll_back(self, mark: object) -> None: ...
+    """What a layer keeps of earlier tokens."""
+
+    def snapshot(self) -> object:
+        """What `roll_back` needs to return to this point."""
+
+    def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
 
 
 class Growing:
@@ -49,12 +54,15 @@ class TokenCache:
         self.parts = [Growing(dim) for dim in dims]
 
     def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Adds the newest tokens and returns all of them."""
         return tuple(part.append(tensor) for part, tensor in zip(self.parts, new, strict=True))
 
     def snapshot(self) -> int:
+        """What `roll_back` needs to return to this point."""
         return self.parts[0].length
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, int)
         for part in self.parts:
             part.length = min(mark, part.length)
@@ -75,9 +83,11 @@ class StackCache:
         self.length = 0  # tokens so far
 
     def snapshot(self) -> tuple[int, list[object]]:
+        """What `roll_back` needs to return to this point."""
         return self.length, [part.snapshot() for part in self._parts()]
 
     def roll_back(self, mark: tuple[int, list[object]]) -> None:
+        """Returns to the point at which the snapshot was made."""
         self.length = mark[0]
         for part, own in zip(self._parts(), mark[1], strict=True):
             part.roll_back(own)

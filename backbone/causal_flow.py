@@ -31,6 +31,8 @@ KeysValues = tuple[Tensor, Tensor]  # (B, kv_heads, N, d) each
 
 @dataclass(frozen=True)
 class CausalFlowConfig:
+    """Sizes of `CausalFlow`."""
+
     layers: int = 2
     heads: int = 4
     kv_heads: int = 4  # keys and values of a head serve heads / kv_heads queries
@@ -40,6 +42,8 @@ class CausalFlowConfig:
 
 
 class CausalFlow(nn.Module):
+    """Queries that read an image's tokens in a learned causal order (DeepSeek-OCR 2)."""
+
     def __init__(self, width: int, cfg: CausalFlowConfig):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(cfg.queries, width) * 0.02)

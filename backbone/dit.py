@@ -27,6 +27,8 @@ KeyValue = tuple[Tensor, Tensor]  # each (B, heads, N, D / heads)
 
 @dataclass(frozen=True)
 class DiTConfig:
+    """Sizes of `DiT`."""
+
     width: int = 192  # D
     heads: int = 6
     layers: int = 4
@@ -46,6 +48,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
+        """Times in [0, 1] -> their embeddings."""
         angle = 2 * math.pi * t.unsqueeze(-1) / self.periods
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
 

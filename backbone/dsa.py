@@ -27,6 +27,8 @@ ROWS = 64  # of a block of `attention_mass`
 
 @dataclass(frozen=True)
 class DSAConfig:
+    """Sizes of `SparseAttention`."""
+
     mla: MLAConfig = field(default_factory=MLAConfig)
     indexer: IndexerConfig = field(default_factory=IndexerConfig)
     top_k: int = 64  # columns a row attends to
@@ -44,6 +46,8 @@ class Lesson:
 
 
 class SparseAttention(LatentAttention):
+    """Latent attention over the columns that an indexer chooses (DeepSeek-V3.2)."""
+
     def __init__(self, width: int, cfg: DSAConfig):
         super().__init__(width, cfg.mla)
         if cfg.indexer.width < cfg.mla.rope_width:
@@ -54,6 +58,7 @@ class SparseAttention(LatentAttention):
         self.lessons: list[Lesson] | None = None  # where a call leaves its lesson
 
     def new_cache(self) -> TokenCache:
+        """An empty cache, for decoding step by step."""
         return TokenCache(1, 1)
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:

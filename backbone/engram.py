@@ -25,6 +25,8 @@ from .short_conv import Tail, real_first, short_conv, take
 
 @dataclass(frozen=True)
 class EngramConfig:
+    """Sizes of `Engram`."""
+
     vocabulary: int = 1024  # token ids, words and discrete actions together
     order: int = 3  # tokens of the longest n-gram; the shortest has 2
     heads: int = 4  # hashes for n-grams of one length
@@ -35,19 +37,25 @@ class EngramConfig:
 
 
 class EngramCache:
+    """The last tokens, from which the next n-grams are made."""
+
     def __init__(self, *tails: Tail):
         self.tails = tails
 
     def snapshot(self) -> list[Tensor | None]:
+        """What `roll_back` needs to return to this point."""
         return [tail.kept for tail in self.tails]
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, list)
         for tail, kept in zip(self.tails, mark, strict=True):
             tail.kept = kept
 
 
 class Engram(nn.Module):
+    """A memory of n-grams, read by hashing and added to the residual stream."""
+
     compressed: Tensor
 
     def __init__(self, width: int, cfg: EngramConfig, layer: int = 0, streams: int = 1):
@@ -69,6 +77,7 @@ class Engram(nn.Module):
         self.compressed[: len(pieces)] = compress(pieces)
 
     def new_cache(self) -> EngramCache:
+        """An empty cache, for decoding step by step."""
         return EngramCache(
             Tail(self.dilation - 1, fill=self.hash.nothing), Tail((len(self.conv) - 1) * self.dilation, fill=0)
         )

@@ -15,6 +15,8 @@ TILE = 512  # rows
 
 
 class SwiGLU(nn.Module):
+    """A dense feed-forward layer: down(silu(gate(x)) * up(x))."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.gate_proj = nn.Linear(width, hidden, bias=False)

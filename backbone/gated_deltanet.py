@@ -27,6 +27,8 @@ EPS = 1e-6  # beside squared lengths, and in the output norm
 
 @dataclass(frozen=True)
 class GatedDeltaNetConfig:
+    """Sizes of `GatedDeltaNet`."""
+
     key_heads: int = 3  # H
     value_heads: int = 6  # a multiple of the key heads, G on each
     key_width: int = 32  # d_k
@@ -44,14 +46,18 @@ class GatedDeltaNetCache:
         self.state: Tensor | None = None  # (B, H, G, d_k, d_v) fp32
 
     def snapshot(self) -> tuple[Tensor | None, Tensor | None]:
+        """What `roll_back` needs to return to this point."""
         return self.tail.kept, self.state
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, tuple)
         self.tail.kept, self.state = mark
 
 
 class GatedDeltaNet(nn.Module):
+    """Linear attention with a gated delta rule (Gated DeltaNet, Qwen3-Next)."""
+
     unit: Tensor
 
     def __init__(self, width: int, cfg: GatedDeltaNetConfig):
@@ -74,6 +80,7 @@ class GatedDeltaNet(nn.Module):
         init_weights(self, cfg.half_lives)
 
     def new_cache(self) -> GatedDeltaNetCache:
+        """An empty cache, for decoding step by step."""
         return GatedDeltaNetCache(Tail(self.conv1d.kernel_size[0] - 1))
 
     def forward(self, x: Tensor, scope: Scope, cache: GatedDeltaNetCache | None = None) -> Tensor:

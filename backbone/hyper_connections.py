@@ -39,6 +39,8 @@ Sublayer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HyperConfig:
+    """Sizes of the hyper-connections."""
+
     identity: float = 4.0  # mHC: logit of M's diagonal at the start; at 4, a stream keeps 0.94 of itself for n = 4
     own: float = 2.0  # mHC: read logit of stream (layer mod n) at the start, and minus that of the others
     dynamic: float = 0.01  # s: weight of the part that depends on the token, at the start
@@ -56,10 +58,13 @@ class PlainResidual(nn.Module):
     """x + sublayer(x), the connection of a single stream; x (B, N, D)."""
 
     def forward(self, x: Tensor, sublayer: Sublayer) -> Tensor:
+        """x plus what the sublayer gives."""
         return x + sublayer(x)
 
 
 class ManifoldHyperConnection(nn.Module):
+    """Mixes n residual streams by a doubly stochastic matrix (mHC)."""
+
     def __init__(
         self,
         width: int,
@@ -92,6 +97,8 @@ class ManifoldHyperConnection(nn.Module):
 
 
 class HyperConnection(nn.Module):
+    """Mixes n residual streams by learned, input-dependent weights."""
+
     def __init__(self, width: int, streams: int, cfg: HyperConfig, layer: int = 0):
         super().__init__()
         n, self.streams = streams, streams

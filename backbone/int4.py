@@ -124,6 +124,7 @@ def from_kernel(codes: Tensor) -> Tensor:
 
 
 def has_kernel() -> bool:
+    """Does this machine have PyTorch's INT4 kernel?"""
     return hasattr(torch, "_weight_int4pack_mm_for_cpu") and hasattr(torch, "_convert_weight_to_int4pack_for_cpu")
 
 

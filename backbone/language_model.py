@@ -18,6 +18,8 @@ from .stack import Stack, StackConfig
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
+    """Sizes of `LanguageModel`."""
+
     vocabulary: int = 256  # different tokens
     stack: StackConfig = field(default_factory=StackConfig)
     mtp_depth: int = 1  # tokens predicted beyond the next one; 0: none
@@ -26,6 +28,8 @@ class LanguageModelConfig:
 
 
 class LanguageModel(nn.Module):
+    """Embedding, stack and head, with multi-token prediction."""
+
     def __init__(self, cfg: LanguageModelConfig):
         super().__init__()
         self.cfg, width = cfg, cfg.stack.width
@@ -65,13 +69,16 @@ class LanguageModel(nn.Module):
 
     # -- decoding: what speculate.py asks for ------------------------------------------------------------------------
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         return self.stack.new_cache()
 
     @torch.no_grad()
     def step(self, ids: Tensor, cache: StackCache) -> tuple[Tensor, Tensor]:
+        """States and logits of the tokens after those in `cache`, which it extends."""
         return self(ids, cache)
 
     def drafter(self) -> MTPDrafter:
+        """What proposes the next tokens for speculative decoding, or None."""
         return MTPDrafter(self.mtp, self.embedding, self.head)
 
     def balance(self) -> float:

@@ -29,6 +29,8 @@ from .yarn import Yarn
 
 @dataclass(frozen=True)
 class MLAConfig:
+    """Sizes of `MLA`."""
+
     heads: int = 6
     query_rank: int = 96  # width of the query latent, about D / 2
     latent: int = 48  # r, width of the latent that keys and values come from, about D / 4
@@ -40,6 +42,7 @@ class MLAConfig:
 
     @property
     def head_width(self) -> int:
+        """Width of a query and a key: the plain and the rotated channels."""
         return self.plain_width + self.rope_width
 
     @property
@@ -49,6 +52,8 @@ class MLAConfig:
 
 
 class LatentAttention(nn.Module):
+    """Multi-head latent attention (DeepSeek-V2): keys and values are read from one small latent."""
+
     def __init__(self, width: int, cfg: MLAConfig):
         super().__init__()
         self.cfg = cfg
@@ -62,6 +67,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(cfg.heads * cfg.value_width, width, bias=False)
 
     def new_cache(self) -> TokenCache:
+        """An empty cache, for decoding step by step."""
         return TokenCache(1)
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:

@@ -21,6 +21,8 @@ from .router import ROUTERS, Routing
 
 @dataclass(frozen=True)
 class MoEConfig:
+    """Sizes of `MoE`."""
+
     experts: int = 8  # E, routed experts
     top_k: int = 2  # experts a token visits
     expert_width: int = 128  # hidden width of one routed expert
@@ -52,6 +54,8 @@ def expert_loads(model: nn.Module) -> list[Tensor]:
 
 
 class MixtureOfExperts(nn.Module):
+    """Routed experts beside a shared one, with balanced loads."""
+
     bias: Tensor
     load: Tensor
 

@@ -25,6 +25,8 @@ from .stack import Stack, StackConfig
 
 
 class MTPLayer(nn.Module):
+    """One depth of multi-token prediction (DeepSeek-V3, section 2.2)."""
+
     def __init__(self, block: StackConfig):
         super().__init__()
         self.enorm, self.hnorm = ZeroCentredRMSNorm(block.width), ZeroCentredRMSNorm(block.width)
@@ -33,6 +35,7 @@ class MTPLayer(nn.Module):
         nn.init.normal_(self.eh_proj.weight, std=0.02)
 
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         return self.block.new_cache()
 
     def forward(self, embedded: Tensor, hidden: Tensor, cache: StackCache | None = None) -> Tensor:
@@ -42,12 +45,15 @@ class MTPLayer(nn.Module):
 
 
 class MultiTokenPrediction(nn.Module):
+    """Predicts several tokens ahead, one layer a depth."""
+
     def __init__(self, block: StackConfig, depth: int):
         """block: one layer, of the trunk's width."""
         super().__init__()
         self.layers = nn.ModuleList(MTPLayer(block) for _ in range(depth))
 
     def new_cache(self) -> list[StackCache]:
+        """An empty cache, for decoding step by step."""
         return [layer.new_cache() for layer in self.each()]
 
     def each(self) -> list[MTPLayer]:

@@ -74,6 +74,7 @@ class ZeroCentredRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x / rms(x) * (1 + weight), over the last axis."""
         return rms_norm(x, 1 + self.weight, self.eps)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Routing:
+    """How scores become weights: scaling, normalising, groups."""
+
     scale: float = 1.0  # of all gates (DeepSeek-V3: 2.5)
     renormalise: bool = True  # gates of a token sum to `scale`; False: they are the scores themselves
     groups: int = 1  # experts are divided into so many groups of neighbours, e.g. one a machine
@@ -30,6 +32,7 @@ class Router(nn.Linear):
         self.top_k, self.routing = top_k, routing
 
     def score(self, logits: Tensor) -> Tensor:
+        """Scores of the experts for every token, (tokens, experts)."""
         raise NotImplementedError
 
     def choose(self, flat: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,12 +57,18 @@ class Router(nn.Linear):
 
 
 class SigmoidRouter(Router):
+    """Independent scores by a sigmoid (DeepSeek-V3)."""
+
     def score(self, logits: Tensor) -> Tensor:
+        """Scores of the experts for every token, (tokens, experts)."""
         return logits.sigmoid()
 
 
 class SoftmaxRouter(Router):
+    """Scores by a softmax over all experts."""
+
     def score(self, logits: Tensor) -> Tensor:
+        """Scores of the experts for every token, (tokens, experts)."""
         return logits.softmax(-1)
 
 

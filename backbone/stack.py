@@ -31,6 +31,8 @@ from .scope import Scope
 
 @dataclass(frozen=True)
 class StackConfig:
+    """Layers of a stack and their sizes."""
+
     width: int = 192  # D
     pattern: str = "gated gated gated"  # one mixer a layer, by name (MIXERS)
     repeats: int = 1  # of the pattern
@@ -50,10 +52,12 @@ class StackConfig:
 
     @property
     def mixers(self) -> list[str]:
+        """The mixer of every layer, by name."""
         return self.pattern.split() * self.repeats
 
     @property
     def ffns(self) -> list[str]:
+        """The feed-forward layer of every layer, by name."""
         names = self.ffn.split()
         return names * len(self.mixers) if len(names) == 1 else names
 
@@ -61,7 +65,9 @@ class StackConfig:
 class Mixer(Protocol):
     """What a layer type must offer; it is an nn.Module too."""
 
-    def new_cache(self) -> LayerCache: ...
+    def new_cache(self) -> LayerCache:
+        """An empty cache, for decoding step by step."""
+
     def __call__(self, x: Tensor, scope: Scope, cache: Any) -> Tensor: ...
 
 
@@ -79,6 +85,8 @@ FFNS: dict[str, Callable[[StackConfig], nn.Module]] = {
 
 
 class Layer(nn.Module):
+    """A mixer and a feed-forward layer, each in its residual."""
+
     def __init__(self, index: int, mixer: str, ffn: str, cfg: StackConfig):
         super().__init__()
         self.around_mixer, self.around_ffn = _residual(cfg, 2 * index), _residual(cfg, 2 * index + 1)
@@ -106,6 +114,8 @@ class OwnWeights(Protocol):
 
 
 class Stack(nn.Module):
+    """Layers by pattern, between which the state is (B, N, D) or (B, N, n, D)."""
+
     def __init__(self, cfg: StackConfig):
         super().__init__()
         _check(cfg)
@@ -118,6 +128,7 @@ class Stack(nn.Module):
         init_weights(self)
 
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         mixers = [cast(Mixer, layer.mixer).new_cache() for layer in self.layers]
         return StackCache(mixers, {int(i): cast(Engram, memory).new_cache() for i, memory in self.memories.items()})
 

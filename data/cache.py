@@ -53,6 +53,8 @@ Roots = Path | str | Sequence[Path | str]
 
 @dataclass(frozen=True)
 class FrameCache:
+    """Decoded frames of one or several data sets, as arrays that are mapped into memory."""
+
     contract: Contract
     digest: str  # SHA-256 over the contents of the datasets' files
     images: dict[str, np.ndarray]  # camera -> uint8 (F, H, W, 3), memory-mapped
@@ -116,6 +118,7 @@ class FrameCache:
 
     @staticmethod
     def open(folder: Path | str) -> FrameCache:
+        """Maps a cache that was built. DataError where it is damaged."""
         folder = Path(folder)
         try:
             meta = read_json(folder / "cache.json", limit=MAX_META)

@@ -38,6 +38,8 @@ MOVED = 1e-3  # of an entry of the state: it has changed
 
 @dataclass(frozen=True)
 class Finding:
+    """One line of `tandem data check`."""
+
     severity: str  # "error" | "warning" | "note"
     key: str
     what: str

@@ -35,6 +35,8 @@ Bound = float | tuple[float, ...] | None
 
 @dataclass(frozen=True)
 class Feature:
+    """One entry of an observation or an action: shape, dtype, names, units, range, role."""
+
     dtype: str  # one of DTYPES
     shape: tuple[int, ...]  # (H, W, 3) for images, (n,) for vectors, () for text
     names: tuple[str, ...] | None = None  # one per entry of a vector
@@ -46,6 +48,7 @@ class Feature:
 
     @staticmethod
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
+        """From JSON; an error of one line where it is damaged."""
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
         feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
         _check_types(key, feature)
@@ -55,6 +58,8 @@ class Feature:
 
 @dataclass(frozen=True)
 class Contract:
+    """Features, robot and rate, which data set, checkpoint and environment must share."""
+
     robot: str
     fps: float  # frames a second; a whole number is an int
     features: dict[str, Feature]
@@ -75,6 +80,7 @@ class Contract:
 
     @staticmethod
     def from_json(text: str) -> Contract:
+        """From JSON; an error of one line where it is damaged."""
         return Contract.from_fields(parse_json(text, "contract"))
 
     def to_json(self) -> str:
@@ -87,6 +93,7 @@ class Contract:
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
+        """sha256 of the contract: equal digests mean equal contracts."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def keys(self, *roles: str) -> list[str]:

@@ -33,6 +33,8 @@ Meta = dict[str, Any]  # episode columns of our own: bool, int, float or str, e.
 
 @dataclass(frozen=True)
 class EncodedEpisode:
+    """An episode as it is stored: columns, images or videos, and counts for the statistics."""
+
     contract_digest: str
     mode: str  # "image" | "video"
     length: int  # frames
@@ -45,6 +47,7 @@ class EncodedEpisode:
     histograms: dict[str, np.ndarray] = field(default_factory=dict)  # (3, 256) int64 counts; PNG only
 
     def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
         images = sum(len(blob) for blobs in self.images.values() for blob in blobs)
         return images + sum(map(len, self.videos.values())) + sum(c.nbytes for c in self.columns.values())
 
@@ -83,6 +86,7 @@ class EpisodeEncoder:
         self.length += 1
 
     def finish(self, task: str, meta: Meta) -> EncodedEpisode:
+        """The encoded episode, with its instruction and its row of meta/episodes."""
         _check_meta(task, meta, self.length)
         image_mode = self.mode == "image"
         return EncodedEpisode(
@@ -110,6 +114,7 @@ class EpisodeEncoder:
 
 
 def encode_image(image: np.ndarray, image_format: str) -> bytes:
+    """uint8 (H, W, 3) -> the bytes of a PNG or JPEG."""
     buffer = io.BytesIO()
     if image_format == "png":
         Image.fromarray(image).save(buffer, format="PNG", compress_level=1)

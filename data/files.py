@@ -61,6 +61,7 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def is_inside(path: Path, root: Path) -> bool:
+    """Does a path, with its links followed, lie inside a folder?"""
     try:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
     except ValueError:  # a NUL or half of a character in a name
@@ -321,9 +322,11 @@ class Lock:
 
     @property
     def held(self) -> bool:
+        """Does this process hold the lock?"""
         return self._fd >= 0
 
     def release(self) -> None:
+        """Gives the lock back."""
         if self.held:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)

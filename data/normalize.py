@@ -29,6 +29,8 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Normalizer:
+    """Centre and scale of every numeric feature. Constant or missing statistics are an error."""
+
     mode: str  # what centre and scale are: "mean_std"
     center: dict[str, tuple[float, ...]]  # per feature, one value per entry
     scale: dict[str, tuple[float, ...]]
@@ -52,14 +54,17 @@ class Normalizer:
         return (x - center) / scale
 
     def denormalize(self, key: str, x: Array) -> Array:
+        """(..., n) of about unit size -> the feature's units."""
         center, scale = self._of(key, x)
         return x * scale + center
 
     def to_json(self) -> str:
+        """As JSON text, which `from_json` reads."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Normalizer:
+        """From JSON; an error of one line where it is damaged."""
         try:
             raw = json.loads(text)
             parts = [{key: tuple(map(float, v)) for key, v in raw[name].items()} for name in ("center", "scale")]

@@ -48,6 +48,8 @@ VECTORS = ("observation.state", "action")
 
 
 class Dataset:
+    """A data set on disk, recorded by Tandem or elsewhere, read episode by episode."""
+
     def __init__(self, root: Path | str, rename: Mapping[str, str] | None = None) -> None:
         """rename: {the files' name: our name}, e.g. {"actions": "action"}."""
         self.root = Path(root)
@@ -97,6 +99,7 @@ class Dataset:
 
     @cached_property
     def stats(self) -> dict[str, Any]:
+        """The statistics of meta/stats.json, checked."""
         stats = check_stats(read_json(self.root / "meta" / "stats.json"), self.root)
         for key, value in stats.items():
             if value["count"] != [len(self)]:

@@ -55,6 +55,8 @@ class State:
 
 @dataclass(frozen=True)
 class RepairReport:
+    """What a repair kept and what it moved to quarantine."""
+
     episodes: int
     frames: int
     quarantined: list[str]
@@ -68,6 +70,7 @@ class RepairReport:
 
 
 def repair(root: Path | str, progress: bool = True) -> RepairReport:
+    """Keeps the longest verified run of episodes and moves the rest to quarantine/."""
     root = Path(root)
     if not (root / "meta" / "contract.json").exists():
         raise DataError(f"{root}: no meta/contract.json; only datasets recorded by Tandem can be repaired")

@@ -16,6 +16,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Segments:
+    """Start, end and progress of every frame's subtask."""
+
     start: np.ndarray  # (F,) first frame of the frame's segment
     goal: np.ndarray  # (F,) the frame that the subtask leads to
     progress: np.ndarray  # (F,) float32 in [0, 1]

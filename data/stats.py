@@ -27,6 +27,7 @@ Stats = dict[str, dict[str, Any]]
 
 
 def write_stats(root: Path | str, histograms: dict[str, np.ndarray] | None = None) -> Stats:
+    """Writes meta/stats.json of a data set."""
     stats = dataset_stats(Dataset(root), histograms)
     write_atomic(Path(root) / "meta" / "stats.json", json_bytes(stats), Path(root))
     return stats

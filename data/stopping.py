@@ -41,6 +41,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 130 after Ctrl-C, 75 after SIGTERM or SIGHUP."""
         return INTERRUPTED if self.number == signal.SIGINT else PREEMPTED
 
 
@@ -70,6 +71,7 @@ class Stop:
 
     @property
     def requested(self) -> bool:
+        """Was the process asked to stop?"""
         return self.number is not None
 
     def finish(self, message: str) -> None:

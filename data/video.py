@@ -41,6 +41,7 @@ class VideoEncoder:
         self._stream.codec_context.time_base = 1 / _rate(fps)
 
     def add(self, image: np.ndarray) -> None:
+        """Adds a frame, uint8 (H, W, 3)."""
         if self._content is not None:
             raise DataError("episode: is finished but not saved; save or discard it before adding frames")
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -49,6 +50,7 @@ class VideoEncoder:
         self._length += 1
 
     def finish(self) -> bytes:
+        """The bytes of the mp4, verified."""
         if self._content is None:
             self._container.mux(self._stream.encode(None))
             self._container.close()

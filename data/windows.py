@@ -166,6 +166,7 @@ class Loader:
         return item
 
     def close(self) -> None:
+        """Ends the threads."""
         self._stop.set()
         self._thread.join(timeout=10)
 

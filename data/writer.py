@@ -58,6 +58,8 @@ class _Saved:
 
 
 class Recorder:
+    """Records a data set, one durable episode after the other."""
+
     def __init__(
         self, root: Path | str, contract: Contract, mode: str = "image", resume: bool = False, image_format: str = "png"
     ) -> None:
@@ -90,6 +92,7 @@ class Recorder:
 
     @property
     def frames(self) -> int:
+        """Frames recorded so far."""
         return self._saved.frames
 
     def add_frame(self, frame: Mapping[str, Any]) -> None:
@@ -106,6 +109,7 @@ class Recorder:
         return index
 
     def discard_episode(self) -> None:
+        """Drops the frames of the present episode."""
         self._encoder = self._new_encoder()
 
     def save_encoded(self, episode: EncodedEpisode) -> int:

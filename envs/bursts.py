@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 
 class Bursts(Generic[T]):
+    """Perturbations that start by chance and last some steps."""
+
     def __init__(
         self, rng: np.random.Generator, rate: float, steps: tuple[int, int], draw: Callable[[np.random.Generator], T]
     ):

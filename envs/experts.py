@@ -46,12 +46,15 @@ class Misplaced:
 
     @property
     def pinch(self) -> np.ndarray:
+        """The point between the fingertips, as the simulation has it."""
         return self._sim.pinch - self.by
 
     def body(self, name: str) -> np.ndarray:
+        """Where the expert takes a body to be."""
         return self._sim.body(name) + self.off.get(name, np.zeros(3))
 
     def object(self, index: int) -> np.ndarray:
+        """Where the expert takes an object to be."""
         return self.body(f"object{index}")
 
 
@@ -67,6 +70,7 @@ class Expert:
         self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
     def disturb(self, rate: float) -> None:
+        """Sets the chance a step that a perturbation of the actions starts."""
         self._bursts.change(rate)
         self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
 
@@ -92,6 +96,7 @@ class Expert:
         return offset, bool(rng.random() < self.flip_rate)
 
     def decide(self) -> Move:
+        """The next control step and its subtask, from the present state of the simulation."""
         raise NotImplementedError
 
     # -- building blocks -------------------------------------------------------------------------------------------
@@ -116,6 +121,7 @@ class Expert:
         return target + [0, 0, min(clearance, max(0.0, (aside - radius) * slope))]
 
     def aside(self, target: np.ndarray) -> float:
+        """Horizontal distance of the hand from `target` [m]."""
         return float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
 
 
@@ -129,6 +135,7 @@ class GraspExpert(Expert):
     lift_height = 0.14  # pinch height while carrying [m]
 
     def holds(self) -> bool:
+        """Is object 0 between the closed fingers?"""
         offset = self.sim.object(0) - self.sim.pinch
         return bool(np.linalg.norm(offset) < 0.022 and self.sim.opening < GRASPED)
 
@@ -158,4 +165,5 @@ class GraspExpert(Expert):
         return self.toward(target, CLOSED, f"carry the {name} to the {where}")
 
     def retreat(self) -> Move:
+        """Opens the fingers and moves up."""
         return self.toward(self.sim.pinch + [0, 0, 0.05], OPEN, f"release the {self.names[0]}")

@@ -39,6 +39,8 @@ class _Stretch:
 
 
 class PictureWatch:
+    """Watches the cameras of an environment for pictures that show nothing."""
+
     def __init__(self, task: str, limits: tuple[np.ndarray, np.ndarray]):
         """limits: lowest and highest state, (S,) each; infinite where there is no limit."""
         self._task = task

@@ -56,6 +56,7 @@ class GymTask:
     check_pictures: bool = True  # refuse a camera that shows one colour, or one picture while the state moves
 
     def make(self, name: str, **options: Any) -> TaskEnv:
+        """The environment of this task."""
         return PlainEnv(name, self, **options)
 
     def contract_fields(self, image_size: int = 96) -> dict[str, Any]:
@@ -152,6 +153,7 @@ class PlainEnv(TaskEnv):
         return self.observed(self.state), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step, as gymnasium's: observation, reward, terminated on success, truncated, info."""
         reward, terminated, truncated, found = self._step(np.clip(self.checked(action), -1.0, 1.0))
         self._steps += 1
         state = self._state()
@@ -164,6 +166,7 @@ class PlainEnv(TaskEnv):
         return self.observed(self.state), 0.0 if broken else reward, success, ended, info
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3): what a camera shows now."""
         for viewer in self._viewers:
             viewer.make_context_current()
         begin = time.perf_counter()
@@ -176,6 +179,7 @@ class PlainEnv(TaskEnv):
         return fitted(self.pictures.converted(camera, frame), size)
 
     def close(self) -> None:
+        """Frees the renderers."""
         if self._closed:
             return
         self._closed = True
@@ -190,9 +194,11 @@ class PlainEnv(TaskEnv):
         self.close()
 
     def expert(self, seed: int) -> Script:
+        """The scripted expert of this episode. EnvError where the task has none."""
         return super().expert(seed) if self.task.script is None else _PlainScript(self, self.task.script)
 
     def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and of the instruction."""
         return digest(*_leaves(self.inner, self.seen), self.task.instruction)
 
     # -- the inner environment, and what it gives -------------------------------------------------------------------

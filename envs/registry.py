@@ -64,6 +64,7 @@ def _kind(spec: Any) -> str:
 
 
 def gym_id(name: str) -> str:
+    """The gymnasium id of a task, e.g. Tandem/PickPlace-v0."""
     return f"Tandem/{''.join(word.capitalize() for word in re.split('[_-]', name))}-v0"
 
 

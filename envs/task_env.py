@@ -104,6 +104,7 @@ class TaskEnv(gymnasium.Env):
         return picture
 
     def render(self) -> np.ndarray:  # type: ignore[override]
+        """uint8 (480, 480, 3): what the first camera shows now."""
         return self.picture(self.known_cameras[0], 480)
 
     def first_state_digest(self) -> str:
@@ -111,6 +112,7 @@ class TaskEnv(gymnasium.Env):
         raise NotImplementedError
 
     def expert(self, seed: int) -> Script:
+        """The scripted expert of this episode. EnvError where the task has none."""
         raise EnvError(f"task {self.name!r} has no scripted expert; evaluate a policy on it, or choose another task")
 
     def snapshot(self) -> Callable[[], None] | None:

@@ -24,6 +24,7 @@ class AttentionPool(nn.Module):
         )
 
     def forward(self, memory: Tensor, real: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D) -> (B, K, D), read by K learned queries."""
         q = self.queries.expand(len(memory), -1, -1)
         k, v = self.key_value(memory).chunk(2, dim=-1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))

@@ -21,6 +21,8 @@ REFERENTS = 2  # R: the object, the destination
 
 @dataclass(frozen=True)
 class GroundingConfig:
+    """Sizes of `Grounding`."""
+
     width: int = 192  # D
     words: int = 64  # size of the vocabulary
     instruction_length: int = 16  # L
@@ -30,6 +32,8 @@ class GroundingConfig:
 
 
 class Grounding(nn.Module):
+    """Finds the scene tokens that the instruction means."""
+
     def __init__(self, cfg: GroundingConfig):
         super().__init__()
         self.cfg = cfg

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ImageDecoderConfig:
+    """Sizes of `ImageDecoder`."""
+
     width: int = 192  # D
     goal_tokens: int = 4  # K
     size: int = 48  # height and width of the picture

@@ -33,6 +33,8 @@ from .losses import cross_entropy
 
 @dataclass(frozen=True)
 class PretrainedPlannerConfig:
+    """Sizes of `PretrainedPlanner`."""
+
     model: str  # id on the hub, or a folder
     revision: str | None = None  # commit or tag on the hub; pin it for results that others can repeat
     dtype: str = "bfloat16"  # of the frozen trunk; adapters and heads are float32
@@ -85,12 +87,14 @@ class PretrainedPlanner(nn.Module):
         return GenerationConfig(max_new_tokens=length, eos_token_id=self.chat.end, pad_token_id=self.chat.pad)
 
     def train(self, mode: bool = True) -> "PretrainedPlanner":
+        """As torch's, but what is frozen stays in evaluation mode."""
         super().train(mode)
         self.trunk.eval()
         return self
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.progress_out.weight.device
 
     def prompt(

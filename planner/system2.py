@@ -34,6 +34,8 @@ MTP_WEIGHT = 0.3  # of multi-token prediction beside the next word's loss (DeepS
 
 @dataclass(frozen=True)
 class System2Config:
+    """Sizes of `System2`."""
+
     width: int = 192  # D
     words: int = 64  # size of the vocabulary
     instruction_length: int = 16  # L

@@ -18,6 +18,8 @@ from ..backbone.stack import Stack, StackConfig
 
 @dataclass(frozen=True)
 class WorldModelConfig:
+    """Sizes of `WorldModel`."""
+
     width: int = 192  # D
     action_dim: int = 7  # A
     chunk: int = 16  # H

@@ -71,4 +71,5 @@ def fastest_dtype(device: torch.device = CPU) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """A context in which matrix products run in `dtype`."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

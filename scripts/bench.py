@@ -60,6 +60,7 @@ def _is_installed(folder: str) -> bool:
 
 
 def main(args: Any) -> int:
+    """Runs the command and returns its exit code."""
     module = importlib.import_module(type(args).__module__)
     this_code()  # as it is now, not when the figures are written
     metrics = module.measure(args)
@@ -77,6 +78,7 @@ def main(args: Any) -> int:
 
 
 def show(metrics: dict[str, Any], indent: str = "") -> None:
+    """Prints figures, groups of them indented."""
     for key, value in metrics.items():
         if isinstance(value, dict):
             print(f"{indent}{key}")

@@ -18,6 +18,8 @@ from .publish.manifest import this_command
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem compare`."""
+
     a: Annotated[Path, tyro.conf.Positional]  # results.json, or the folder that holds it
     b: Annotated[Path, tyro.conf.Positional]
     mode: str = "hierarchical"  # which mode of A
@@ -28,6 +30,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     a = load(args.a, args.mode, args.control)
     b = load(args.b, args.mode_b or args.mode, args.control)
     Console(width=80).print(f"A = {args.a}\nB = {args.b}\nsuccess in %, with 95% intervals", markup=False)

@@ -33,6 +33,8 @@ from .shared.settings import at_least, layouts, same_settings
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem eval`."""
+
     checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
     agent: Literal["checkpoint", "expert", "random"] = "checkpoint"  # who acts
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
@@ -55,6 +57,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     if args.reproduce is not None:
         return reproduce(args)
     if args.data:
@@ -188,6 +191,7 @@ def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
 
 
 def show(results: dict[str, Any]) -> None:
+    """Prints the table of an evaluation."""
     s = results["summary"]
     names = [c for c in COLUMNS if c in s["mean"]]
     failed = [name for name in ("errors", "sim_errors") if s[name]]

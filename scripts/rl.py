@@ -114,6 +114,7 @@ def _settings(where: str) -> Any:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     from ..policy.act.agents import load_agent
     from ..policy.act.runtime import AgentSpec, Runtime
     from ..policy.checkpoint import store

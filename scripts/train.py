@@ -26,6 +26,8 @@ WATCHED_SEED = 100_000  # first layout of what is only watched
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem train`."""
+
     preset: str = "tabletop"  # debug, demo, few, tabletop, tabletop-attention, mt10 or mt50
     # Recipe of another run, instead of a preset: its folder, a checkpoint, or a train_config.json in it.
     recipe: Path | None = None
@@ -97,6 +99,7 @@ def _base(args: Args | Chosen) -> Recipe:
 
 
 def recipe_of(args: Args) -> Recipe:
+    """The recipe that the flags ask for."""
     from ..policy.compute import resolve_device
 
     recipe = replace(_base(args), seed=args.seed, device=args.device, precision=args.precision)
@@ -122,11 +125,13 @@ def _stage(preset: Stage, steps: int | None, batch: int | None) -> Stage:
 
 
 def resolve(args: Args) -> dict[str, Any]:
+    """What --dry-run shows beside the flags."""
     recipe = recipe_of(args)
     return {"recipe": asdict(recipe), "tasks": envs.resolve(recipe.tasks)}
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     from ..data.cache import FrameCache
     from ..data.rename import parse_rename
     from ..policy.checkpoint.bundle import Bundle

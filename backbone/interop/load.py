@@ -128,6 +128,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def fields_of(hf_config: Any) -> Fields:
+    """The fields of a transformers configuration or of a config.json. ValueError for absurd sizes."""
     fields = Fields(hf_config if isinstance(hf_config, Mapping) else hf_config.to_dict())
     for name in ("num_hidden_layers", "n_routed_experts", "num_experts"):
         many = fields.get(name, 1)
@@ -136,6 +137,7 @@ def fields_of(hf_config: Any) -> Fields:
 
 
 def family_of(fields: Fields) -> Family:
+    """The family of a configuration. ValueError where it cannot be loaded."""
     if fields.family.startswith("qwen4_exp"):
         raise ValueError("Qwen4-Exp's gated residual is none of ours; interop_qwen4.parts loads the blocks that match")
     if fields.family not in FAMILIES:

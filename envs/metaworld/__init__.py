@@ -24,12 +24,14 @@ class MetaWorldTask:
     words: tuple[str, str]  # instruction; what is handled first
 
     def make(self, name: str, **options: Any) -> TaskEnv:
+        """The environment of this task."""
         require("metaworld", name, INSTALL)
         from .env import MetaWorldEnv
 
         return MetaWorldEnv(name, self.title, self.words, **options)
 
     def contract_fields(self, image_size: int = 128) -> dict[str, Any]:
+        """The contract of this task as `envs.contract.build_contract` gives it."""
         require("metaworld", f"metaworld-{self.title.removesuffix('-v3')}", INSTALL)
         from .env import contract_fields
 

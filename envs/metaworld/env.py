@@ -76,6 +76,8 @@ def simulation(title: str) -> Any:
 
 
 class MetaWorldEnv(TaskEnv):
+    """A task of Meta-World as a `TaskEnv`."""
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
     entities = ENTITIES
 
@@ -116,6 +118,7 @@ class MetaWorldEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step, as gymnasium's: observation, reward, terminated on success, truncated, info."""
         limited = np.clip(self.checked(action), -1.0, 1.0)
         self.full, reward, _, _, found = self.sim.step(limited)
         self._steps += 1
@@ -134,6 +137,7 @@ class MetaWorldEnv(TaskEnv):
         return smooth(np.ascontiguousarray(image))
 
     def close(self) -> None:
+        """Frees the renderers."""
         self._cameras.close()
 
     def expert(self, seed: int) -> Script:
@@ -154,6 +158,7 @@ class MetaWorldEnv(TaskEnv):
         return back
 
     def privileged(self) -> dict[str, np.ndarray]:
+        """Places of the entities and their keypoints in the images, known to the simulator only."""
         places = self.sim._get_pos_objects().reshape(-1, 3)
         found = dict(zip(ENTITIES, places, strict=False)) | {"goal": self.sim._get_pos_goal()}
         referents = ("goal", None) if self.words[1] == "goal" else ("object", "goal")
@@ -164,6 +169,7 @@ class MetaWorldEnv(TaskEnv):
         return in_workspace(project(self.sim.model, self.sim.data, CAMERA, points) * turned)
 
     def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and of the instruction."""
         model, data = self.sim.model, self.sim.data
         moved = [getattr(model, name) for name in LAYOUT]
         return digest(data.qpos, data.qvel, data.mocap_pos, self.sim._get_pos_goal(), *moved, self.words[0])

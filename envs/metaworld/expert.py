@@ -33,7 +33,8 @@ class Scripted(Protocol):
     words: tuple[str, str]
 
     @property
-    def full(self) -> np.ndarray: ...
+    def full(self) -> np.ndarray:
+        """Meta-World's own observation (39,), with objects and goal."""
 
 
 class MetaWorldExpert:
@@ -47,6 +48,7 @@ class MetaWorldExpert:
         self._bursts = Bursts(np.random.default_rng([11, seed]), BURST_RATE, BURST_STEPS, _push)
 
     def disturb(self, rate: float) -> None:
+        """Sets the chance a step that a perturbation of the actions starts."""
         self._bursts.change(rate)
 
     def act(self) -> tuple[np.ndarray, str, bool]:

@@ -63,6 +63,7 @@ class TandemAgent:
             self._bound.add(kind)
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
         self.generator = torch.Generator().manual_seed(seed)
         self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length).to(self.bundle.device)
         self.events: Counter[str] = Counter()

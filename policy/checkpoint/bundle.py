@@ -37,6 +37,8 @@ HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 @dataclass
 class Bundle:
+    """A policy: its model, contract, normaliser, tokeniser, and what reinforcement learning added."""
+
     config: ModelConfig
     contract: Contract
     normalizer: Normalizer
@@ -94,14 +96,17 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.read_out.queries.device
 
     @property
     def sizes(self) -> Sizes:
+        """Widths and lengths of the networks."""
         return self.config.sizes
 
     @property
     def cameras(self) -> tuple[str, ...]:
+        """Cameras of the contract, in its order."""
         return self.config.cameras
 
     @property
@@ -118,9 +123,11 @@ class Bundle:
         return FeatureSizes.of(self.model.controller.cfg, self.config.state_dim, REFERENTS)
 
     def normalized_state(self, state: Tensor) -> Tensor:
+        """Proprioception (..., S) in its units -> normalised."""
         return self.normalizer.normalize(STATE, state)
 
     def normalized_actions(self, actions: Tensor) -> Tensor:
+        """Actions (..., A) in their units -> normalised."""
         return self.normalizer.normalize(ACTION, actions)
 
     def action(self, normalized: np.ndarray) -> np.ndarray:
@@ -163,6 +170,7 @@ class Bundle:
         return self.tokenizer.encode(texts, length)
 
     def text(self, ids: Tensor) -> str:
+        """Token numbers -> words."""
         return self.tokenizer.decode(ids)
 
     def picture(self, goal: Tensor) -> np.ndarray:

@@ -80,6 +80,7 @@ def attempt(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | 
 
 
 def run_episode(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    """Runs one episode and returns its outcome. Exceptions pass."""
     torch.set_num_threads(1)  # sums over several differ in their last bits, and contacts make another episode of that
     env.unwrapped.looking = True
     pace(env.metadata.get("render_fps", 20))

@@ -234,5 +234,6 @@ def _median(values: list[float]) -> float | None:
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """Task or suite names -> task names."""
     envs.need_opengl()
     return envs.resolve(tuple(names))

@@ -66,6 +66,7 @@ class Pool:
         self._stop(self._workers)
 
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Runs the jobs and yields (index, result) as they are done. A result is a Crash where all workers died."""
         self.jobs, self.waiting, self.tries = jobs, deque(range(len(jobs))), [0] * len(jobs)
         while len(self._workers) < min(self.count, len(jobs)) and not self.stopped():
             self._workers.append(self._spawn())

@@ -16,12 +16,16 @@ UNKNOWN, BAD, GOOD = -1, 0, 1
 
 @dataclass(frozen=True)
 class JudgementConfig:
+    """Sizes of `Judgement`."""
+
     width: int  # D
     guidance: float = 1.0  # 1: as told; above: away from what it would do untold
     noise: float = 1.0  # at test, deviation of the random numbers that become a chunk; while it practises: 1
 
 
 class Judgement(nn.Module):
+    """Tokens that tell the controller how good a chunk was (RECAP)."""
+
     def __init__(self, cfg: JudgementConfig):
         super().__init__()
         self.cfg = cfg

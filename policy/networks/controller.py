@@ -28,6 +28,8 @@ from ...backbone.norms import RMSNorm
 
 @dataclass(frozen=True)
 class ControllerConfig:
+    """Sizes of `Controller`."""
+
     width: int = 192  # D
     action_dim: int = 7  # A
     chunk: int = 16  # H

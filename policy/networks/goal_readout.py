@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ReadOutConfig:
+    """Sizes of `ReadOut`."""
+
     width: int = 192  # D
     goal_tokens: int = 4  # K
     heads: int = 6
@@ -31,6 +33,7 @@ class GoalReadOut(nn.Module):
         self.norm = nn.LayerNorm(D, elementwise_affine=False)  # a goal's scale must not be a way to cheat distances
 
     def forward(self, z: Tensor) -> Tensor:
+        """Scene tokens z (B, N, D) -> goal tokens (B, K, D)."""
         B, N, D = z.shape
         q = self.query(self.queries).expand(B, -1, -1)
         k, v = self.key_value(z).chunk(2, dim=-1)

@@ -31,6 +31,8 @@ LOG_STD = (-20.0, 2.0)  # as stable-baselines3's actor bounds it
 
 @dataclass(frozen=True)
 class SteeringConfig:
+    """Sizes of `Steering`."""
+
     features: int  # F, length of `Situation.features`
     plain: int  # the first of them, see there
     chunk: int  # H
@@ -40,10 +42,13 @@ class SteeringConfig:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "SteeringConfig":
+        """From JSON; an error of one line where it is damaged."""
         return cls(**raw | {"hidden": tuple(raw["hidden"])})
 
 
 class Steering(nn.Module):
+    """The actor that chooses the initial noise of the flow (DSRL)."""
+
     def __init__(self, cfg: SteeringConfig):
         super().__init__()
         self.cfg = cfg

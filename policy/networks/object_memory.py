@@ -29,6 +29,8 @@ LONG = 32.0  # control steps; ages in a unit in which they are about 1
 
 @dataclass(frozen=True)
 class MemoryConfig:
+    """Sizes of `Memory`."""
+
     state_dim: int  # S
     looked: int  # E
     things: int  # R, that an instruction means

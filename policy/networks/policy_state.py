@@ -30,6 +30,8 @@ class Situation:
 
 @dataclass(frozen=True)
 class FeatureSizes:
+    """Sizes of the features that learners of reinforcement learning read."""
+
     features: int  # F
     plain: int  # the first of them, which say most
 

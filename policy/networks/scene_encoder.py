@@ -29,6 +29,8 @@ REACH = 0.5  # metres that the sine features of a way span
 
 @dataclass(frozen=True)
 class SceneEncoderConfig:
+    """Sizes of `SceneEncoder`."""
+
     cameras: tuple[str, ...] = ("front", "wrist")  # order of the cameras, by name
     image_size: int = 96  # images are (image_size, image_size, 3)
     state_dim: int = 17  # S, length of observation.state

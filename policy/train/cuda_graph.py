@@ -16,10 +16,13 @@ WARM_UP = 3  # steps before recording: libraries choose and allocate in their fi
 
 
 class Losses(Protocol):
+    """What gives a loss for a batch."""
+
     # Does every step launch the same operations on batches of the same shapes, and never wait for the GPU?
     repeats: bool
 
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts by name."""
 
 
 class Step:

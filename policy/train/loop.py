@@ -32,9 +32,14 @@ class Learner(Losses, Protocol):
 
     name: str
 
-    def parameters(self) -> list[nn.Parameter]: ...
-    def batches(self, start_step: int) -> Iterator[dict[str, Any]]: ...
-    def after_step(self) -> None: ...
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the optimiser's order."""
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless batches from this step on. They follow from the seed and the step."""
+
+    def after_step(self) -> None:
+        """Runs after every step of the optimiser."""
 
 
 @dataclass

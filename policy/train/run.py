@@ -143,6 +143,7 @@ def _device(recipe: Recipe) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """fp32, bf16, or for `auto` the faster one on this device."""
     kinds: dict[str, Callable[[], torch.dtype]] = {
         "fp32": lambda: torch.float32,
         "bf16": lambda: torch.bfloat16,

@@ -61,14 +61,17 @@ class ThinkLearner:
         self.front = bundle.cameras[0]
 
     def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the optimiser's order."""
         parts = (self.model.controller, self.model.planner, self.model.world, self.model.decoder)
         return [p for part in parts for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless batches from this step on. They follow from the seed and the step."""
         with Loader(self.sampler, self.cache, start_step=start_step, extras=Extras()) as loader:
             yield from loader
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts by name."""
         sample = self.sample(batch)
         half, quarter = (max(1, len(sample["z"]) // n) for n in (2, 4))
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
@@ -119,6 +122,7 @@ class ThinkLearner:
         return (batch["progress"] + (1 - batch["progress"]) * gained).clamp(0, 1)
 
     def after_step(self) -> None:
+        """Runs after every step of the optimiser."""
         self.team.add(expert_loads(self.model.planner))
         self.model.planner.balance()
 

@@ -60,5 +60,6 @@ def encode(frames: list[np.ndarray], fps: int) -> bytes:
 
 
 def save(data: bytes, path: Path) -> None:
+    """Writes a film."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

@@ -31,6 +31,7 @@ class Probe:
 
 
 def probe(backend: str, seconds: float = 60.0) -> Probe:
+    """Draws with a backend of OpenGL in another process."""
     environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     if backend == "glfw":
         environment.pop("PYOPENGL_PLATFORM")

@@ -34,6 +34,8 @@ PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "muj
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of this program."""
+
     data: Path | None = None  # LeRobot data set of demonstrations; none: record the preset's
     preset: str = "mt10"  # of `tandem train`
     tasks: tuple[str, ...] = ()  # task or suite names to evaluate; none: the preset's
@@ -53,6 +55,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs this program and returns its exit code."""
     if args.dry_run:
         print(json.dumps(asdict(args), indent=1, default=str))
         return 0

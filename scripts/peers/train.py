@@ -42,6 +42,7 @@ class Trained:
     finished: bool
 
     def as_dict(self) -> dict[str, object]:
+        """As a dictionary for JSON."""
         return asdict(self)
 
 

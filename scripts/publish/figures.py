@@ -70,6 +70,7 @@ def add_to_result(name: str, command: str, metrics: dict[str, Any], folder: Path
 
 
 def result_file(name: str, folder: Path | None = None) -> Path:
+    """The file of a published figure."""
     return (folder or _folder()) / f"{name}.json"
 
 

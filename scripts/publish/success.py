@@ -72,6 +72,7 @@ def variant(results: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def train_minutes(folder: str) -> float | None:
+    """Minutes that the training of a checkpoint took. None where nothing was trained."""
     if not folder:
         return None
     return round(store.progress(folder)["seconds"] / 60, 1)

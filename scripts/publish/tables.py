@@ -24,6 +24,7 @@ FRACTIONS = (
 
 
 def render(result: dict[str, Any]) -> str:
+    """A result as Markdown."""
     metrics = result["metrics"]
     per_task = metrics.get("per_task", {})
     numbers = _tables({key: value for key, value in metrics.items() if key != "per_task"})
@@ -106,6 +107,7 @@ def _task_table(per_task: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def cell(entry: dict[str, float] | None) -> str:
+    """A success with its interval, for a table."""
     return (
         "–" if entry is None else f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
     )

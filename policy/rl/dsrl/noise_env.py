@@ -40,6 +40,8 @@ BREAKS = 10  # episodes that break one after the other before learning stops
 
 
 class NoiseEnv(gymnasium.Env):
+    """A frozen policy in its tasks as one environment, whose action is the noise of the flow."""
+
     def __init__(
         self,
         spec: AgentSpec,

@@ -69,6 +69,7 @@ class CheckedSAC(SAC):
     """Stops where an update leaves numbers that are not finite, before they are saved or acted on."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """As torch's, but what is frozen stays in evaluation mode."""
         try:
             super().train(gradient_steps, batch_size)
         except ValueError:  # of a distribution, if it was given such numbers

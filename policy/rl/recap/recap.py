@@ -48,6 +48,8 @@ ROUND = "round.json"  # in a checkpoint's training state: how many episodes it l
 
 @dataclass(frozen=True)
 class Round:
+    """What the last round of practice and learning took."""
+
     episodes: int = 0  # ever, when it learned
     practised: float = 0.0  # seconds
     learned: float = 0.0  # seconds

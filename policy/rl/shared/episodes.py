@@ -40,6 +40,8 @@ FAR = 2.0  # metres: what fell off the table falls on and on
 
 @dataclass(frozen=True)
 class Job:
+    """One episode to run, and how."""
+
     spec: AgentSpec
     task: str
     seed: int
@@ -52,6 +54,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Trajectory:
+    """One episode with the arrays that methods learn from."""
+
     task: str
     seed: int
     draw: int

@@ -38,6 +38,7 @@ class Experience:
 
     @classmethod
     def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
+        """Opens a folder of experience, or begins one."""
         folder.mkdir(parents=True, exist_ok=True)
         for half in folder.glob(".*"):  # of a writer that was killed
             half.unlink()

@@ -35,6 +35,8 @@ NOTED = 1.0  # seconds between two notes: on a disk, one takes some milliseconds
 
 @dataclass(frozen=True)
 class Limits:
+    """How long a run may learn, and how often it saves."""
+
     steps: int  # environment steps, over all workers
     minutes: float
     save_minutes: float = 5.0
@@ -57,6 +59,7 @@ class Practice:
 
     @property
     def folder(self) -> Path:
+        """The folder of the run."""
         return self.run.folder
 
     @property
@@ -66,6 +69,7 @@ class Practice:
 
     @property
     def seconds(self) -> float:
+        """Seconds of practice so far, over all legs of the run."""
         return self.spent + time.perf_counter() - self.since
 
     @property
@@ -106,6 +110,7 @@ class Practice:
             raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
 
     def ended(self) -> bool:
+        """Are steps or minutes used up, or was the run asked to stop?"""
         over = self.steps >= self.limits.steps or self.left < 0
         return over or self.run.stop_requested
 

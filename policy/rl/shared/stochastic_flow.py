@@ -46,6 +46,7 @@ class Explorer(nn.Module):
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Explorer":
+        """A fresh explorer of this policy's sizes."""
         sizes = bundle.feature_sizes
         return cls(sizes.features, sizes.plain, bundle.model.controller.cfg.action_dim)
 

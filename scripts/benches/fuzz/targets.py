@@ -50,6 +50,8 @@ THEIRS = {
 
 @dataclass(frozen=True)
 class Target:
+    """A file, and how a command reads it."""
+
     file: str  # below the folder
     read: Callable[[Path], Any]  # what a command does with the folder
     share: int = 1  # of the inputs

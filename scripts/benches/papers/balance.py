@@ -19,6 +19,8 @@ WINDOW = 25  # steps
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench balance`."""
+
     rate: float = 1e-2  # step of the routing bias
     experts: int = 16
     top_k: int = 2
@@ -35,6 +37,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -52,6 +55,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {
         "busiest_expert_ratio": metrics["bias"]["busiest"]["mean"],
     }

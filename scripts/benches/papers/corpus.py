@@ -15,6 +15,8 @@ SKIP = ("site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "e
 
 @dataclass(frozen=True)
 class Corpus:
+    """Characters of a text, for training and held out."""
+
     train: Tensor  # int64, one long sequence of token ids
     held_out: Tensor
     words: list[str]  # surface of every id

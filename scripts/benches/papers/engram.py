@@ -17,6 +17,8 @@ RESULT = "backbone_papers"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench engram`."""
+
     shares: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     seeds: int = 3
     steps: int = 600
@@ -29,6 +31,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -49,6 +52,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {"engram_best_share": metrics["engram_best_share"]}
 
 

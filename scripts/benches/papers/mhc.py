@@ -24,6 +24,8 @@ RESULT = "backbone_papers"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench mhc`."""
+
     layers: int = 64  # residual connections: half around attention, half around feed-forward layers
     width: int = 32
     streams: int = 4
@@ -37,6 +39,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -61,6 +64,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {f"{kind}_gain": metrics[f"{kind}_gain"]["mean"] for kind in ("hc", "mhc")}
 
 

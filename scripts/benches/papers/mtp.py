@@ -23,6 +23,8 @@ LENGTH = 96  # words of a text; a longer one is cut
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench mtp`."""
+
     root: Path = Path("datasets/tabletop")
     pattern: str = "gated gated gated gated"  # layers of the trunk
     repeats: int = 2  # of the pattern: what drafting saves grows with the trunk's depth
@@ -38,6 +40,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -49,6 +52,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {"mtp_acceptance": metrics["acceptance"]["mean"], "mtp_speedup": metrics["speed_up"]["mean"]}
 
 

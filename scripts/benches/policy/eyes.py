@@ -23,6 +23,8 @@ TASKS = ("reach", "push", "pick_place", "stack")  # of things that lie about, wh
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench eyes`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     episodes: int = 60  # of each task

@@ -19,6 +19,8 @@ from ...shared.errors import UserError
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench noise`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     layouts: int = 20
@@ -30,6 +32,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     if args.repeats < 2 or args.repeats % 2 or min(args.layouts, args.draws) < 2:
         raise UserError("--repeats must be even, and --layouts and --draws at least 2: variances are measured")
     from ....policy.evaluate.pool import Crash, Pool

@@ -20,6 +20,8 @@ Outcomes = dict[int, tuple[bool, int]]  # seed of a layout -> success, control s
 
 @dataclass(frozen=True)
 class Record:
+    """What came of one run of reinforcement learning."""
+
     method: str
     seed: int  # of training
     base: str  # digest of the checkpoint it began with
@@ -52,6 +54,7 @@ class Record:
         return same and not (self.row == other.row and self.like(other))
 
     def as_dict(self) -> dict[str, Any]:
+        """As a dictionary for JSON."""
         packed = {name: {t: _packed(o) for t, o in getattr(self, name).items()} for name in ("before", "after")}
         return asdict(self) | packed | {"curve": " ".join(":".join(map(str, point)) for point in self.curve)}
 

@@ -28,6 +28,8 @@ Method = Literal["dsrl", "recap", "ppo", "grpo"]
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench rl`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     methods: tuple[Method, ...] = ("dsrl", "recap", "ppo")
@@ -44,6 +46,7 @@ class Args:
 
 
 def measure(args: Args) -> Rows:
+    """Runs the measurement and returns its figures by name."""
     return rows(_records(args))
 
 

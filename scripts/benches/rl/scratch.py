@@ -19,6 +19,8 @@ from .rows import curve
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench scratch`."""
+
     tasks: tuple[str, ...] = ("reach", "push")
     minutes: float = 15.0  # of each
     seed: int = 0
@@ -35,6 +37,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def results(_: Args, curves: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published figures by the name of their file."""
     return {"rl_scratch": curves}
 
 
