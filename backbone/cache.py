@@ -1,7 +1,7 @@
 """What a layer remembers between calls, with one interface for every kind of layer.
 
 Calling a layer with its cache appends: prefill and step are the same call, with many tokens or one. `snapshot` marks a
-point and `roll_back` returns to it, which speculative decoding needs. Attention only has to remember a length; a
+point and `roll_back` returns to it, which speculative decoding needs. Attention only has to remember a length. A
 recurrent layer keeps the state itself. `StackCache` holds one `LayerCache` for every part of a stack that remembers.
 Caches are for inference: no gradient flows through what they hold.
 """
@@ -48,7 +48,7 @@ class Growing:
 
 
 class TokenCache:
-    """Per token tensors of one layer, each growing along its own dimension (keys and values; latents; index keys)."""
+    """Per token tensors of one layer, each growing along its own dimension (keys and values, latents, index keys)."""
 
     def __init__(self, *dims: int):
         self.parts = [Growing(dim) for dim in dims]
@@ -76,7 +76,7 @@ class KeyValueCache(TokenCache):
 
 
 class StackCache:
-    """`layers`: every mixer's cache, in order; `memories`: those of the layers that have an n-gram memory, by index."""
+    """`layers`: every mixer's cache, in order. `memories`: those of the layers that have an n-gram memory, by index."""
 
     def __init__(self, layers: list[LayerCache], memories: dict[int, LayerCache] | None = None):
         self.layers, self.memories = layers, memories or {}

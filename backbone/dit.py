@@ -1,6 +1,6 @@
 """Single-stream diffusion-transformer blocks with per-token time, after Z-Image (arXiv 2511.22699).
 
-One set of weights serves clean context tokens and noisy action tokens; only the time each token carries differs:
+One set of weights serves clean context tokens and noisy action tokens. Only the time each token carries differs:
 context and committed actions have t = 1 (clean), noisy actions have t in [0, 1).
 
     x <- x + tanh(g1) * RMS2(Attention(RMS1(x) * (1 + s1)))
@@ -70,7 +70,8 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(cfg.time_width, 4 * D)
 
     def forward(self, x: Tensor, c: Tensor, past: KeyValue | None = None, mask: Tensor | None = None):
-        """x (B, N, D), c (B or 1, N or 1, time_width); past: context keys and values that every token sees.
+        """x (B, N, D), c (B or 1, N or 1, time_width).
+        past: context keys and values that every token sees.
 
         mask (N, N_past + N) is True where row may look at column. Returns the new x and this block's (k, v) of x alone.
         """

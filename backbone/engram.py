@@ -8,7 +8,7 @@
 The convolution is causal, depthwise, dilated by the longest n-gram, and starts at zero. Source: deepseek-ai/Engram's
 demo and transformers' `Qwen4ExpTextPLELayer`, whose outputs these are. Notable choices: the gains of the key's and the
 query's norm meet only as a product, and that of the convolution's norm only times its taps, so one of each is kept
-(g, conv); V_s is a number times v, so rms(V_s) is one too and costs no pass over D. A continuous token (id -1) has no
+(g, conv). V_s is a number times v, so rms(V_s) is one too and costs no pass over D. A continuous token (id -1) has no
 memory, and no n-gram reaches across it. Left out: prefetching, memory in fp8, biases.
 """
 
@@ -59,7 +59,7 @@ class Engram(nn.Module):
     compressed: Tensor
 
     def __init__(self, width: int, cfg: EngramConfig, layer: int = 0, streams: int = 1):
-        """layer: how many memories the model has before this one; streams n: of the residual (hyper-connections)."""
+        """layer: how many memories the model has before this one. streams n: of the residual (hyper-connections)."""
         super().__init__()
         self.streams, self.dilation = streams, cfg.order
         self.hash = NGramHash(cfg.vocabulary + 1, cfg.order, cfg.heads, cfg.rows, layer, cfg.seed)
@@ -73,7 +73,7 @@ class Engram(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def read_vocabulary(self, pieces: Sequence[str]) -> None:
-        """Ids whose pieces look alike share their memory from now on; ids beyond the pieces stay by themselves."""
+        """Ids whose pieces look alike share their memory from now on. Ids beyond the pieces stay by themselves."""
         self.compressed[: len(pieces)] = compress(pieces)
 
     def new_cache(self) -> EngramCache:
@@ -133,7 +133,7 @@ def squashed(a: Tensor) -> Tensor:
 def memory_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The tables of a model's memories: a recipe gives them 5 times the learning rate and no weight decay (Engram).
 
-    A row that no n-gram asked for has no gradient of its own; decay would only forget it.
+    A row that no n-gram asked for has no gradient of its own. Decay would only forget it.
     """
     memories = (module for module in model.modules() if isinstance(module, Engram))
     return [table for memory in memories for table in memory.table.parameters()]

@@ -1,7 +1,7 @@
 """SwiGLU feed-forward layer: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202).
 
 Notable choice: one autograd node that works through the tokens in tiles, so that the wide hidden rows are activated and
-multiplied while they are in the CPU's cache; only gate(x) and up(x) are kept for backward.
+multiplied while they are in the CPU's cache. Only gate(x) and up(x) are kept for backward.
 """
 
 from typing import Any

@@ -78,7 +78,7 @@ def columns(scope: Scope) -> Tensor:
 
 
 def choose(scores: Tensor, k: int) -> Tensor:
-    """scores (B, N, N_total) -> bool, the k best of each row, later ones among equals; fewer where fewer are visible.
+    """scores (B, N, N_total) -> bool, the k best of each row, later ones among equals. Fewer where fewer are visible.
 
     Example: k = 2, scores (5, 1, 1, -inf) -> the first and the third column.
     """

@@ -48,7 +48,7 @@ class LanguageModel(nn.Module):
         return hidden, self.head(hidden)
 
     def loss(self, ids: Tensor, counts: Tensor | None = None) -> dict[str, Tensor]:
-        """ids (B, N); counts (B, N) bool: True where a token is to be predicted (no padding, no prompt); None: all.
+        """ids (B, N). counts (B, N) bool: True where a token is to be predicted (no padding, no prompt). None: all.
 
         Returns "lm", "mtp1", ... as means over those tokens, and "total". Padding may only follow what is real.
         """
@@ -87,5 +87,5 @@ class LanguageModel(nn.Module):
 
 
 def last_layer(cfg: StackConfig) -> StackConfig:
-    """A stack of one layer like the last one of `cfg`; an n-gram memory belongs to the trunk."""
+    """A stack of one layer like the last one of `cfg`. An n-gram memory belongs to the trunk."""
     return replace(cfg, pattern=cfg.mixers[-1], repeats=1, ffn=cfg.ffns[-1], engram=())

@@ -3,7 +3,7 @@
     query latent c = rms(x Wqa);  (qn | qr) = c Wqb per head;  (latent | kr) = x Wkva;  latent = rms(latent)
     (kn | v) = latent Wkvb per head;  logits = (qn kn + rope(qr) rope(kr)) / sqrt(dn + dr);  out = softmax(logits) v Wo
 
-kr is one key that all heads share. Sources: arXiv 2405.04434, 2412.19437; weights and outputs are those of
+kr is one key that all heads share. Sources: arXiv 2405.04434, 2412.19437. Weights and outputs are those of
 transformers' `DeepseekV3Attention`. Two ways to the same numbers, chosen by their cost:
 
     expanded: keys and values of every token are built from the latents: training and prefill
@@ -47,7 +47,7 @@ class MLAConfig:
 
     @property
     def scale(self) -> float:
-        """Of the logits; that of the expanded head, in either form."""
+        """Of the logits. That of the expanded head, in either form."""
         return self.head_width**-0.5 * (1.0 if self.yarn is None else self.yarn.logit_scale)
 
 

@@ -2,7 +2,7 @@
 
     s = score(W x);  experts = top-k of s + b;  gates = scale * s / sum of the chosen s
 
-`SigmoidRouter` scores every expert by itself (DeepSeek-V3, arXiv 2412.19437; transformers' `DeepseekV3TopkRouter`),
+`SigmoidRouter` scores every expert by itself (DeepSeek-V3, arXiv 2412.19437, transformers' `DeepseekV3TopkRouter`),
 `SoftmaxRouter` all of them together (`Qwen3NextTopKRouter`). The bias b only chooses, it never weighs, and it belongs
 to whoever balances the load: parity with Qwen3-Next needs b = 0. Scores are fp32: near-ties feel rounding.
 Left out: auxiliary balance losses, hash routing.
@@ -25,7 +25,7 @@ class Routing:
 
 
 class Router(nn.Linear):
-    """Called, it gives logits (T, E); a subclass says how they become scores."""
+    """Called, it gives logits (T, E). A subclass says how they become scores."""
 
     def __init__(self, width: int, experts: int, top_k: int, routing: Routing):
         super().__init__(width, experts, bias=False)
@@ -46,7 +46,7 @@ class Router(nn.Linear):
         return experts, gates if self.routing.scale == 1 else gates * self.routing.scale
 
     def _allowed(self, scores: Tensor) -> Tensor:
-        """-inf outside the kept groups; a group is as good as the sum of its two best experts."""
+        """-inf outside the kept groups. A group is as good as the sum of its two best experts."""
         groups, kept = self.routing.groups, self.routing.kept_groups
         if kept == groups:
             return scores

@@ -5,7 +5,7 @@
 `MIXERS`, `FFNS` and `backbone.hyper_connections.RESIDUALS` are plain dictionaries from a name to a factory: a new layer
 type is one file, one entry, and one field for its sizes. A mixer is called as mixer(x, scope, cache) and offers
 `new_cache()`. With several streams the state between layers is (B, N, n, D): every sublayer reads a mix of the streams
-and writes to all of them; one stream is the plain residual.
+and writes to all of them. One stream is the plain residual.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class StackConfig:
 
 
 class Mixer(Protocol):
-    """What a layer type must offer; it is an nn.Module too."""
+    """What a layer type must offer. It is an nn.Module too."""
 
     def new_cache(self) -> LayerCache:
         """An empty cache, for decoding step by step."""
@@ -143,7 +143,7 @@ class Stack(nn.Module):
         """x (B, N, D), the tokens after those in `cache` -> (B, N, D), after the last norm.
 
         mask bool, (N, N_total), (B, N, N_total) or broadcastable to (B, heads, N, N_total): True where a row may see a
-        column; None: causal. Every row must see something. real, ids: see Scope.
+        column. None: causal. Every row must see something. real, ids: see Scope.
         """
         N, past = x.shape[1], 0 if cache is None else cache.length
         if mask is not None and mask.dim() == 3:  # by broadcasting alone, B would be taken for the heads
@@ -160,7 +160,7 @@ class Stack(nn.Module):
         return self.norm(self.collapse(x))
 
     def balance(self) -> float:
-        """Balances every mixture of experts after an optimiser step; returns the worst busiest-to-mean load."""
+        """Balances every mixture of experts after an optimiser step. Returns the worst busiest-to-mean load."""
         loads = [layer.ffn.balance() for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
         return max(loads, default=1.0)
 
@@ -179,7 +179,7 @@ def _check(cfg: StackConfig) -> None:
 
 
 def init_weights(model: nn.Module) -> None:
-    """Every initial value of a stack; blocks keep what is not named here.
+    """Every initial value of a stack. Blocks keep what is not named here.
 
     | parameter                              | value                                                              |
     |----------------------------------------|--------------------------------------------------------------------|

@@ -7,7 +7,7 @@ Notable choices
   of the span is let through here, and `data check` reports the exact share outside.
 - A feature of shape (1,) also takes a plain scalar (rewards, flags), as LeRobot stores it. Arrays are never cast:
   float64 where float32 is due, or 0..1 floats where uint8 is due, is an error naming the key.
-Left out: arrays of two or more dimensions that are not images; optional features.
+Left out: arrays of two or more dimensions that are not images. Optional features.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Feature:
 
     @staticmethod
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
-        """From JSON; an error of one line where it is damaged."""
+        """From JSON. An error of one line where it is damaged."""
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
         feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
         _check_types(key, feature)
@@ -66,7 +66,7 @@ class Contract:
 
     @staticmethod
     def from_fields(raw: Mapping[str, Any]) -> Contract:
-        """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
+        """From a plain dict {"robot", "fps", "features": {key: {...}}}. "cameras", if given, must agree with them."""
         _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
         if not isinstance(raw["features"], Mapping) or len(raw["features"]) > MAX_FEATURES:
             raise DataError(f"contract: features must be a mapping of at most {MAX_FEATURES} features")
@@ -80,7 +80,7 @@ class Contract:
 
     @staticmethod
     def from_json(text: str) -> Contract:
-        """From JSON; an error of one line where it is damaged."""
+        """From JSON. An error of one line where it is damaged."""
         return Contract.from_fields(parse_json(text, "contract"))
 
     def to_json(self) -> str:
@@ -203,7 +203,7 @@ def _same(what: str, field: str, here: Any, there: Any) -> None:
 
 
 def checked_fps(fps: object, where: str) -> float:
-    """A rate in frames a second, above 0; 30.0 is the int 30."""
+    """A rate in frames a second, above 0. 30.0 is the int 30."""
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= MAX_FPS:
         raise DataError(f"{where}: fps is {fps!r}; it must be a number above 0 and at most {MAX_FPS}")
     return int(fps) if fps == int(fps) else fps

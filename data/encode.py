@@ -2,7 +2,7 @@
 
 Notable choices
 - Every frame is checked against the contract and its images are encoded as it arrives, so memory holds compressed
-  bytes only. PNG (compress_level 1) is the default: lossless; JPEG (quality 95) is smaller.
+  bytes only. PNG (compress_level 1) is the default: lossless. JPEG (quality 95) is smaller.
 - An `EncodedEpisode` is plain picklable data and knows nothing of its place in a dataset. Workers encode, the parent
   writes in seed order, and the bytes on disk do not depend on the number of workers.
 - Histograms of the pixel values ride along: exact image statistics without decoding again. They describe the frames as
@@ -53,7 +53,7 @@ class EncodedEpisode:
 
 
 class EpisodeEncoder:
-    """Collects the frames of one episode: `add` each, then `finish`; `Recorder.save_encoded` writes the result."""
+    """Collects the frames of one episode: `add` each, then `finish`. `Recorder.save_encoded` writes the result."""
 
     def __init__(self, contract: Contract, mode: str = "image", image_format: str = "png") -> None:
         if mode not in ("image", "video") or image_format not in ("png", "jpeg"):
@@ -124,7 +124,7 @@ def encode_image(image: np.ndarray, image_format: str) -> bytes:
 
 
 def decode_image(blob: object, where: str, shape: tuple[int, ...] | None = None, help: str = "") -> np.ndarray:
-    """uint8 (H, W, 3). shape: the one that it must have; the file's header is compared with it before anything is
+    """uint8 (H, W, 3). shape: the one that it must have. The file's header is compared with it before anything is
     decoded, because a PNG of 20 kB can be a picture of gigabytes. help: what to do about a damaged one."""
     end = f"; {help}" if help else ""
     if not isinstance(blob, bytes):

@@ -138,7 +138,7 @@ def _spelled_out(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _width(kind: pa.DataType) -> int | None:
-    """Bits of one value; None where they differ from row to row."""
+    """Bits of one value. None where they differ from row to row."""
     if pa.types.is_fixed_size_list(kind):
         inner = _width(kind.value_type)
         return None if inner is None else inner * kind.list_size
@@ -157,7 +157,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a data set; `path` is meta/<name>.json."""
+    """A JSON file of a data set. `path` is meta/<name>.json."""
     try:
         return files.read_json(path, path.parent.parent)
     except FileNotFoundError:
@@ -214,7 +214,7 @@ def check_column(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str
 
 
 def word_table(name: str, words: list[str]) -> pa.Table:
-    """tasks.parquet / subtasks.parquet: the words are the pandas *index*; without this metadata LeRobot silently
+    """tasks.parquet / subtasks.parquet: the words are the pandas *index*. Without this metadata LeRobot silently
     hands out the number 0 instead of the text."""
     table = pa.table({f"{name}_index": pa.array(range(len(words)), pa.int64()), name: pa.array(words, pa.string())})
 

@@ -1,4 +1,4 @@
-"""Normalizer: checked scaling of vectors, from exact statistics; it lives in the checkpoint as JSON.
+"""Normalizer: checked scaling of vectors, from exact statistics. It lives in the checkpoint as JSON.
 
 Notable choices
 - A missing feature, a wrong dimension, a NaN or a (nearly) constant entry is an error naming the feature and the entry,
@@ -42,7 +42,7 @@ class Normalizer:
         keys: Sequence[str] = ("observation.state", "action"),
         floor: Mapping[str, float] | None = None,
     ) -> Normalizer:
-        """`stats` as in meta/stats.json; `floor` {feature: smallest scale} for features with constant entries."""
+        """`stats` as in meta/stats.json. `floor` {feature: smallest scale} for features with constant entries."""
         center, scale = {}, {}
         for key in keys:
             center[key], scale[key] = _fit(stats, contract, key, (floor or {}).get(key))
@@ -64,7 +64,7 @@ class Normalizer:
 
     @staticmethod
     def from_json(text: str) -> Normalizer:
-        """From JSON; an error of one line where it is damaged."""
+        """From JSON. An error of one line where it is damaged."""
         try:
             raw = json.loads(text)
             parts = [{key: tuple(map(float, v)) for key, v in raw[name].items()} for name in ("center", "scale")]

@@ -60,7 +60,7 @@ class VideoEncoder:
 
 
 def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str) -> None:
-    """Every frame is there, once, at frame_index / fps. Reads packets only; decodes the first frame."""
+    """Every frame is there, once, at frame_index / fps. Reads packets only. Decodes the first frame."""
     try:
         with av.open(source if isinstance(source, io.BytesIO) else str(source), "r") as container:
             stream = container.streams.video[0]
@@ -77,7 +77,7 @@ def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str)
 
 
 def frame_times(path: Path) -> tuple[float, ...]:
-    """The moments at which the frames of a video are shown [s], in order; reads packets, decodes nothing.
+    """The moments at which the frames of a video are shown [s], in order. Reads packets, decodes nothing.
 
     DataError where the file is missing or no video.
     """
@@ -104,7 +104,8 @@ def _frame_times(path: Path, size: int, changed: int) -> tuple[float, ...]:
 
 def place_by_count(path: Path, before: int, length: int, total: int) -> slice | None:
     """Where an episode's frames are among those of its file, if the episodes of the file have as many frames in all
-    (`total`) as the file; before: frames of the episodes that come first. None where the counts differ."""
+    (`total`) as the file.
+    before: frames of the episodes that come first. None where the counts differ."""
     return slice(before, before + length) if len(frame_times(path)) == total else None
 
 

@@ -59,7 +59,7 @@ class Misplaced:
 
 
 class Expert:
-    """Subclasses say what to do in `decide`; this class adds the perturbations."""
+    """Subclasses say what to do in `decide`. This class adds the perturbations."""
 
     flip_rate = FLIP_RATE
 
@@ -91,7 +91,7 @@ class Expert:
         return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None or by is not None
 
     def _disturbance(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-        """Offset (7,) of the action; do the fingers do the opposite."""
+        """Offset (7,) of the action. Do the fingers do the opposite."""
         offset = np.concatenate([rng.uniform(-0.6, 0.6, 3), [0, 0], rng.uniform(-0.4, 0.4, 1), [0]])
         return offset, bool(rng.random() < self.flip_rate)
 
@@ -101,7 +101,7 @@ class Expert:
 
     # -- building blocks -------------------------------------------------------------------------------------------
     def toward(self, target: np.ndarray, gripper: float, subtask: str, yaw: float | None = None) -> Move:
-        """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: angle of the finger stroke."""
+        """A step toward `target` (3,) [m], at most SPEED, slower near it. `yaw`: angle of the finger stroke."""
         step = (target - self.sim.pinch) / POSITION_SCALE
         step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
         turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)
@@ -155,7 +155,7 @@ class GraspExpert(Expert):
         return self.toward(target, CLOSED, f"grasp the {name}", yaw)
 
     def carry(self, over: np.ndarray, where: str, reach: float) -> Move | None:
-        """Lifts and takes the held object above `over` (x, y); None once it is within `reach` of it."""
+        """Lifts and takes the held object above `over` (x, y). None once it is within `reach` of it."""
         name, aside = self.names[0], float(np.linalg.norm(self.sim.object(0)[:2] - over[:2]))
         if aside <= reach:
             return None

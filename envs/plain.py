@@ -5,9 +5,9 @@
 
     register("pendulum")(GymTask(make, "swing the pendulum up", state=lambda obs: obs, success=is_up, horizon=200))
 
-and the command line, told the module by TANDEM_TASKS, takes it by its name; with a `script` demonstrations can be
-recorded. What is seen is what it renders (envs/pictures.py), scaled to the size asked for; actions are scaled from
-[-1, 1] to its own limits and type; its reward passes as it is. An episode in which the state or the reward is not
+and the command line, told the module by TANDEM_TASKS, takes it by its name. With a `script` demonstrations can be
+recorded. What is seen is what it renders (envs/pictures.py), scaled to the size asked for. Actions are scaled from
+[-1, 1] to its own limits and type. Its reward passes as it is. An episode in which the state or the reward is not
 finite, or in which MuJoCo says so, is a `sim_error`. Whatever its code raises is one line (envs/others.py).
 Left out: privileged columns (the encoder then learns without teachers), more than one camera, wrong instructions.
 """
@@ -272,7 +272,7 @@ class PlainEnv(TaskEnv):
 
 
 def _leaves(inner: gymnasium.Env, seen: Any) -> list[np.ndarray | str]:
-    """The observation's numbers, flat; one by one where it is not as its space says, or there is no space."""
+    """The observation's numbers, flat. One by one where it is not as its space says, or there is no space."""
     try:
         return [np.asarray(spaces.flatten(inner.observation_space, seen))]
     except Exception:  # whatever flattening meets: a missing key, another shape, a kind of space without it

@@ -50,7 +50,7 @@ class _Renderer(mujoco.Renderer):
 
 
 class CameraRenderer:
-    """One OpenGL context for one image size. Make it in the process that uses it; close it there."""
+    """One OpenGL context for one image size. Make it in the process that uses it. Close it there."""
 
     def __init__(self, model: mujoco.MjModel, size: int):
         buffer = model.vis.global_

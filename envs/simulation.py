@@ -38,7 +38,7 @@ class Simulation:
 
     # -- reset -----------------------------------------------------------------------------------------------------
     def clear(self) -> None:
-        """Everything as compiled; objects out of sight until they are placed."""
+        """Everything as compiled. Objects out of sight until they are placed."""
         mujoco.mj_resetData(self.model, self.data)
         self.colour_of, self.shape_of = {}, {}
 
@@ -103,7 +103,7 @@ class Simulation:
 
     @property
     def rotation(self) -> np.ndarray:
-        """(3, 3) axes of the hand in the world; the third points out of the hand, the second along the stroke."""
+        """(3, 3) axes of the hand in the world. The third points out of the hand, the second along the stroke."""
         return self.data.site_xmat[self._site].reshape(3, 3)
 
     @property

@@ -40,7 +40,7 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
 
 
 class TabletopTask(Protocol):
-    """What the environment asks of a task; `envs.task.Task` says more of each."""
+    """What the environment asks of a task. `envs.task.Task` says more of each."""
 
     fixtures: ClassVar[tuple[str, ...]]
     horizon: ClassVar[int]
@@ -136,7 +136,7 @@ class TabletopEnv(TaskEnv):
         return back
 
     def wrong_instruction(self) -> str | None:
-        """A true sentence about another object of this scene; None where the instruction picks nothing."""
+        """A true sentence about another object of this scene. None where the instruction picks nothing."""
         return self.task.wrong_instruction(self.sim)
 
     def privileged(self) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ class Task:
         raise NotImplementedError
 
     def script(self, sim: Simulation, seed: int) -> Script:
-        """The expert of one episode; call it after `reset`."""
+        """The expert of one episode. Call it after `reset`."""
         return self.expert(sim, tuple(self.name(sim, i) for i in sorted(sim.colour_of)), seed)
 
     # -- helpers for subclasses: object 0 is the one meant ---------------------------------------------------------
@@ -93,7 +93,7 @@ class Task:
         return self._say(sim, 0, 1)
 
     def wrong_instruction(self, sim: Simulation) -> str | None:
-        """The same sentence about another object of the scene; None where the instruction picks nothing."""
+        """The same sentence about another object of the scene. None where the instruction picks nothing."""
         return self._say(sim, 2, 1) if self.picks_object else None
 
     def _say(self, sim: Simulation, index: int, other: int) -> str:

@@ -3,7 +3,7 @@
     a = softmax(q k(m)^T / sqrt(d)),  x = W a v(m),  out = x + ffn(x)
 
 The pooling head of Set Transformers (Lee et al. 2019, arXiv 1810.00825) without the query in the residual: what comes
-out is a function of the memory alone. Left out: a norm of the memory; callers know what theirs needs.
+out is a function of the memory alone. Left out: a norm of the memory. Callers know what theirs needs.
 """
 
 import torch

@@ -35,7 +35,7 @@ class ImageDecoder(nn.Module):
         return self.out(x).float().sigmoid()
 
     def loss(self, g: Tensor, images: Tensor) -> Tensor:
-        """images uint8 (B, S, S, 3), any size; mean absolute plus mean squared error."""
+        """images uint8 (B, S, S, 3), any size. Mean absolute plus mean squared error."""
         target = F.interpolate(images.permute(0, 3, 1, 2).float() / 255, size=(self.cfg.size,) * 2, mode="area")
         picture = self.forward(g)
         return F.l1_loss(picture, target) + F.mse_loss(picture, target)

@@ -5,17 +5,17 @@
     h        last hidden states of prompt and words (B, M, F)
     g*, progress = heads(pool(h))                       K + 1 learned queries attend over h
 
-The trunk is frozen but for LoRA adapters on its language model. Training is teacher forced, as in `system2.py`; at
+The trunk is frozen but for LoRA adapters on its language model. Training is teacher forced, as in `system2.py`. At
 inference the words are decoded greedily, and the hidden states that decoding passed through are pooled, so that the
 images go through the model once.
 
 Notable choices
 - The queries read h from outside. Extra tokens inside the sequence would need the trunk's embedding, its mask and its
-  rule for positions, which differ between architectures (Qwen-VL counts along three axes); hidden states do not.
+  rule for positions, which differ between architectures (Qwen-VL counts along three axes). Hidden states do not.
 - Words are in the model's own vocabulary, so instruction, previous words and subtask are strings here.
 - The trunk stays in eval mode: dropout that it was pretrained with is no part of this training.
 - A checkpoint's sampling habits (temperature, repetition penalty) are dropped: a plan is greedy and repeatable.
-Left out: caching the images' features between steps; checkpoints without a chat template; gradient checkpointing.
+Left out: caching the images' features between steps. Checkpoints without a chat template. Gradient checkpointing.
 """
 
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class SpokenPlan:
 
 
 class PretrainedPlanner(nn.Module):
-    """P of policy/networks/tandem.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B,
+    """P of policy/networks/tandem.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first. Seen (B,
     P) bool."""
 
     def __init__(self, cfg: PretrainedPlannerConfig):
@@ -165,7 +165,7 @@ class PretrainedPlanner(nn.Module):
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_learned(self, state: dict[str, Tensor]) -> None:
-        """Takes what `learned` gave; anything missing, extra or of another shape is an error that names it."""
+        """Takes what `learned` gave. Anything missing, extra or of another shape is an error that names it."""
         mine = self.learned()
         if wrong := sorted(mine.keys() ^ state.keys()):
             raise ValueError(f"learned by another planner: {len(wrong)} names differ, the first is {wrong[0]}")

@@ -16,7 +16,8 @@ class Speech:
     """A `backbone.speculate.Decoder`."""
 
     def __init__(self, planner: Any, prefix_real: Tensor):
-        """planner: a System2; prefix_real (1, P): which tokens of the prefix are no padding."""
+        """planner: a System2.
+        prefix_real (1, P): which tokens of the prefix are no padding."""
         self.planner, self.prefix_real = planner, prefix_real
 
     def new_cache(self) -> StackCache:

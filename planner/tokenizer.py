@@ -1,6 +1,6 @@
 """Words to ids and back, through the `tokenizers` library: one id a word, lower case, punctuation apart.
 
-The vocabulary is that of the demonstrations (instructions and subtasks); an unknown word becomes <unk>. It is stored
+The vocabulary is that of the demonstrations (instructions and subtasks). An unknown word becomes <unk>. It is stored
 in the checkpoint as the library's own JSON.
 """
 

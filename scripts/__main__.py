@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    """Runs a verb; known errors are one line and exit code 2."""
+    """Runs a verb. Known errors are one line and exit code 2."""
     from .machine.malloc import keep_pages
 
     keep_pages()

@@ -1,5 +1,5 @@
-"""Measure on this machine: rates of environments, loading, training and inference; blocks beside the reference's; and
-small versions of the headline results of the papers that the backbone follows; what reinforcement learning adds."""
+"""Measure on this machine: rates of environments, loading, training and inference. Blocks beside the reference's. And
+small versions of the headline results of the papers that the backbone follows. What reinforcement learning adds."""
 
 import difflib
 import importlib

@@ -1,7 +1,7 @@
 """Record demonstrations: scripted experts act in MuJoCo, worker processes encode, one writer stores in seed order.
 
 The bytes on disk do not depend on the number of workers. An episode that fails is counted, reported and left out, and
-so is one in which something raised, hung or crashed; where the first ones all did, nothing is recorded.
+so is one in which something raised, hung or crashed. Where the first ones all did, nothing is recorded.
 """
 
 from collections.abc import Sequence

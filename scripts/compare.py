@@ -1,7 +1,7 @@
 """Say whether two evaluations differ: `tandem compare A B`, paired by task, seed, mode and control where possible.
 
 Pairs are episodes that began in the same state of the simulator: the same seed is another layout where the code or the
-package of a task changed in between. Success is true or false; episodes that failed to run count as neither.
+package of a task changed in between. Success is true or false. Episodes that failed to run count as neither.
 """
 
 from dataclasses import dataclass

@@ -44,7 +44,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Repair:
-    """Keep the longest verified run of episodes of a damaged recording; move the rest to quarantine/."""
+    """Keep the longest verified run of episodes of a damaged recording. Move the rest to quarantine/."""
 
     root: Annotated[Path, tyro.conf.Positional]
     dry_run: bool = False

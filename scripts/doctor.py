@@ -86,7 +86,7 @@ def rendering() -> list[Finding]:
 
 
 def pictures() -> list[Finding]:
-    """What the environments themselves show must be where the simulator says that it is, in its own colour; but for a
+    """What the environments themselves show must be where the simulator says that it is, in its own colour. But for a
     few things, which something else may hide."""
     from .. import envs
 
@@ -169,7 +169,7 @@ def room() -> list[Finding]:
 
 
 def available_memory() -> float:
-    """[GB]: what programs can still get without swapping; on other systems than Linux, what nobody uses."""
+    """[GB]: what programs can still get without swapping. On other systems than Linux, what nobody uses."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="utf-8")
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -96,7 +96,7 @@ def _metrics(file: Path) -> dict[str, Any]:
 
 
 def _successes(found: dict[str, Any]) -> str:
-    """found: name -> {environment steps: success with its interval}; "" where there is nothing to draw."""
+    """found: name -> {environment steps: success with its interval}. "" where there is nothing to draw."""
     x, y = linear("environment steps"), linear("success of the last 100 episodes, %", padded=True)
     shown = {name: curve for name, curve in found.items() if curve}
     lines: dict[str, Line] = {name: {int(n): 100 * row["success"] for n, row in c.items()} for name, c in shown.items()}

@@ -1,6 +1,6 @@
 """Train a policy on recorded demonstrations: `tandem train --preset tabletop --data datasets/tabletop`.
 
-Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
+Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint. --resume continues it.
 """
 
 import shlex
@@ -180,7 +180,7 @@ def _on_data(args: Args, recipe: Recipe) -> str:
 
 
 def tasks_of(episodes: list[dict[str, Any]], usual: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks that the data shows, which evaluation will ask for: `usual`, where these are they; () where it does not
+    """The tasks that the data shows, which evaluation will ask for: `usual`, where these are they. () where it does not
     say."""
     found = tuple(dict.fromkeys(str(row["sim/task"]) for row in episodes if "sim/task" in row))
     return usual if set(found) == set(envs.resolve(usual)) else found

@@ -1,7 +1,7 @@
 """Render rollouts into mp4 files and one self-contained report.html.
 
 Each episode shows the rollout beside the decoded subgoal and the imagined future, the planner's words on a timeline
-that moves with the video, and the command that reproduces it. Episodes run in workers, which also encode the films; one
+that moves with the video, and the command that reproduces it. Episodes run in workers, which also encode the films. One
 that failed to run is a card with the reason.
 """
 
@@ -67,7 +67,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Clip:
-    """What came of it; where the episode failed, its outcome alone."""
+    """What came of it. Where the episode failed, its outcome alone."""
 
     label: str
     outcome: Outcome
@@ -89,7 +89,7 @@ def main(args: Args) -> int:
 
 
 def run(args: Args, table: dict[str, Any] | None = None) -> Path:
-    """Watches the episodes and writes the page; `table`: a summary of `tandem eval` to show on top."""
+    """Watches the episodes and writes the page. `table`: a summary of `tandem eval` to show on top."""
     return watched(args, table)[0]
 
 
@@ -136,7 +136,7 @@ def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list
 
 
 def _mode(spec: AgentSpec) -> str:
-    """How the agent runs; says so where its planner has learned nothing."""
+    """How the agent runs. Says so where its planner has learned nothing."""
     if spec.kind != "checkpoint":
         return "hierarchical"
     able = store.modes(spec.checkpoint)
@@ -162,7 +162,7 @@ def _refuse_another(page: Path) -> None:
 
 
 def _filmed(takes: list[Take], args: Args, folder: Path, stop: Stop) -> list[Clip]:
-    """In the order of `takes`; fewer where it is asked to stop."""
+    """In the order of `takes`. Fewer where it is asked to stop."""
     clips, hope = dict[int, Clip](), Hope()
     with (
         progress_bar(total=len(takes), unit="episode", desc="watch") as bar,

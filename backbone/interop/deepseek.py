@@ -1,6 +1,6 @@
 """DeepSeek-V3 and V3.2 as our blocks: latent or sparse attention, dense layers first, then sigmoid-routed experts.
 
-Rotated channels lie in pairs on both sides, so that no weight is permuted; several shared experts side by side are one
+Rotated channels lie in pairs on both sides, so that no weight is permuted. Several shared experts side by side are one
 wide one. Published checkpoints are in FP8: convert them to bf16 first.
 """
 

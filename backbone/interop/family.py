@@ -126,7 +126,7 @@ def ignored(name: str, fields: Fields) -> bool:
 
 
 def language_model(f: Fields, mixers: list[str], ffns: list[str], **sizes: Any) -> LanguageModelConfig:
-    """One name a layer in mixers and ffns; sizes: further fields of the StackConfig."""
+    """One name a layer in mixers and ffns. Sizes: further fields of the StackConfig."""
     for name, only in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-6}.items():
         f.must(name, only)
     f.must("attention_dropout", 0)

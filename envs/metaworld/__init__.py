@@ -1,6 +1,6 @@
 """Meta-World (Yu et al., arXiv 1910.10897): 50 tasks `metaworld-<name>`, and suites of them.
 
-Importing this registers names and words only; the package is asked for when an environment or its contract is. Suites:
+Importing this registers names and words only. The package is asked for when an environment or its contract is. Suites:
 metaworld-mt10 and metaworld-mt50, and MT50's tiers metaworld-easy, -medium, -hard and -very-hard.
 """
 

@@ -13,7 +13,7 @@ LOW = 0.042  # pinch height at the handle [m]
 
 
 class DrawerExpert(Expert):
-    """`side`: where the fingers go, along the cabinet's axis from the bar [m]; `pull`: which way they then move;
+    """`side`: where the fingers go, along the cabinet's axis from the bar [m]. `pull`: which way they then move.
     `reach`: between which places along the axis they have hold of the bar [m]."""
 
     side: float

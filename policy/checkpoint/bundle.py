@@ -1,6 +1,6 @@
 """A policy as it is stored and run: weights, sizes, contract, normalisers and vocabulary, always together.
 
-The contract is compared before any weight is loaded; statistics live here and nowhere else. `Bundle` turns an
+The contract is compared before any weight is loaded. Statistics live here and nowhere else. `Bundle` turns an
 observation into tensors and a normalised action back into the environment's units, so no caller can forget to.
 """
 
@@ -51,7 +51,7 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
-        """The averaged weights of a checkpoint. `expect`: the environment's contract; a difference is a DataError."""
+        """The averaged weights of a checkpoint. `expect`: the environment's contract. A difference is a DataError."""
         folder = store.resolve(path)
         store.verify(folder)
         contract = Contract.from_json(json.dumps(store.read_json(folder, f"{PRETRAINED}/contract.json")))
@@ -155,7 +155,7 @@ class Bundle:
         return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
 
     def hand(self, state: Tensor) -> Tensor:
-        """The hand's position (..., 3) [m], out of the raw state (..., S); the origin where none is named."""
+        """The hand's position (..., 3) [m], out of the raw state (..., S). The origin where none is named."""
         names = list(self.contract.features[STATE].names or ())
         if not set(HAND) <= set(names):
             return state.new_zeros(*state.shape[:-1], 3)

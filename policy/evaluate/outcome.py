@@ -1,4 +1,4 @@
-"""Episodes and what came of them; and outcomes from JSON that may be of anyone, in which every field has its type."""
+"""Episodes and their outcomes. Outcomes from JSON may be of anyone: every field is checked for its type."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -143,7 +143,7 @@ REST: dict[str, tuple[Check, str]] = {
 
 def checked(raw: Any, needed: Iterable[str]) -> dict[str, Any]:
     """`raw`, an episode of results.json or episodes.jsonl. PolicyError names a field of a wrong type, or one of
-    `needed` that is not there; other fields are looked at where they are there."""
+    `needed` that is not there. Other fields are looked at where they are there."""
     if not isinstance(raw, dict):
         raise PolicyError(f"is {type(raw).__name__}, not an episode")
     for name in needed:

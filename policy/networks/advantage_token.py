@@ -1,9 +1,9 @@
-"""Judgement: tells System 1 that what follows went better than expected, or worse; "good" is what it is told at test.
+"""Judgement: tells System 1 that what follows went better than expected, or worse. "good" is what it is told at test.
 
     context + e_good or e_bad, zero where nothing is known       v = v(none) + guidance * (v(good) - v(none))
 
 RECAP (pi*0.6, arXiv 2511.14759) with classifier-free guidance (arXiv 2207.12598). The vectors start at zero, so that a
-policy begins as what imitation left; `policy/rl/recap/update.py` trains them with the controller.
+policy begins as what imitation left. `policy/rl/recap/update.py` trains them with the controller.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ class ReadOutConfig:
 
 
 class GoalReadOut(nn.Module):
-    """z (B, N, D) -> g (B, K, D): learned queries attend to the scene; one feed-forward layer; unit-variance tokens."""
+    """z (B, N, D) -> g (B, K, D): learned queries attend to the scene. One feed-forward layer. Unit-variance tokens."""
 
     def __init__(self, cfg: ReadOutConfig):
         super().__init__()
@@ -54,7 +54,7 @@ class StateProbe(nn.Module):
         )
 
     def loss(self, g: Tensor, entity_state: Tensor, state: Tensor) -> dict[str, Tensor]:
-        """entity_state (B, M, 4): x, y, z [m] and present; state (B, S) normalised."""
+        """entity_state (B, M, 4): x, y, z [m] and present. state (B, S) normalised."""
         positions, proprioception = self.mlp(g.flatten(1)).split([3 * self.entities, self.state_dim], dim=-1)
         present = entity_state[..., 3]
         error = (positions.unflatten(-1, (self.entities, 3)) - entity_state[..., :3]).abs().sum(-1)  # metres

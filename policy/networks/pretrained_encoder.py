@@ -4,15 +4,15 @@
     memory = [layer norm of the patches | their (u, v)]  -> T tokens a camera by learned attention
     z = norm([tokens of every camera | proprioception] + position)
 
-Called like `SceneEncoder`; there are no keypoints to teach, so only z comes out.
+Called like `SceneEncoder`. There are no keypoints to teach, so only z comes out.
 
 Notable choices
 - (u, v) beside every patch: the attention's mean of it is a soft keypoint, finer than a patch, for nothing.
 - `features` holds all that is frozen, `read` all that learns: a data set's features can be computed once.
 - The whole image is resized to the size the checkpoint's processor crops to. Cropping, as processors do for photographs
   of single objects, would cut the edges of the workspace away.
-- Resizing runs on tensors where the model is; transformers' image processors visit PIL for every image.
-Left out: fine-tuning the tower; NaFlex checkpoints of SigLIP 2, whose patches come packed.
+- Resizing runs on tensors where the model is. Transformers' image processors visit PIL for every image.
+Left out: fine-tuning the tower. NaFlex checkpoints of SigLIP 2, whose patches come packed.
 """
 
 from dataclasses import dataclass

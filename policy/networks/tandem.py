@@ -20,7 +20,7 @@ from .sizes import Sizes
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the components must agree on; the rest of their sizes are defaults in their own files."""
+    """What the components must agree on. The rest of their sizes are defaults in their own files."""
 
     sizes: Sizes
     cameras: tuple[str, ...]
@@ -31,7 +31,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "ModelConfig":
-        """From JSON; an error of one line where it is damaged."""
+        """From JSON. An error of one line where it is damaged."""
         try:
             trunk = raw["sizes"]["planner"]
             sizes = Sizes(**raw["sizes"] | {"planner": Trunk(**trunk | {"engram": tuple(trunk["engram"])})})

@@ -1,4 +1,4 @@
-"""Losses and gradients of a training step; on a GPU recorded once, as a CUDA graph, and replayed.
+"""Losses and gradients of a training step. On a GPU recorded once, as a CUDA graph, and replayed.
 
 A step of a small policy is two thousand kernels of a few microseconds each, and to launch them one by one takes several
 times as long as to run them. A recorded step reads its batch from the same memory every time and leaves its gradients
@@ -26,7 +26,7 @@ class Losses(Protocol):
 
 
 class Step:
-    """step(batch) -> loss and metrics; the parameters have its gradients, and none of an earlier step."""
+    """step(batch) -> loss and metrics. The parameters have its gradients, and none of an earlier step."""
 
     def __init__(self, learner: Losses, parameters: list[nn.Parameter], dtype: torch.dtype):
         self.learner, self.parameters, self.dtype = learner, parameters, dtype

@@ -44,7 +44,7 @@ class Learner(Losses, Protocol):
 
 @dataclass
 class Progress:
-    """Where a stage stands; what a checkpoint must hold beside the weights."""
+    """Where a stage stands. What a checkpoint must hold beside the weights."""
 
     step: int = 0
     optimizer: dict[str, Any] | None = None  # state dict to resume from

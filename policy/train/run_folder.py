@@ -103,7 +103,7 @@ class Run:
         return Stopped(message, self._stop.number or signal.SIGINT)
 
     def keep(self, name: str, value: Any) -> str:
-        """Writes a JSON file into the folder; returns where, to be added to an error."""
+        """Writes a JSON file into the folder. Returns where, to be added to an error."""
         write_atomic(self.folder / name, json_bytes(value))
         return f"; all in {self.folder / name}"
 

@@ -1,5 +1,5 @@
-"""Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder; and System 1
-further, on the planner's subgoals (a half of a batch; detached: knowledge insulation), true ones and none (a quarter
+"""Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder. And System 1
+further, on the planner's subgoals (a half of a batch, detached: knowledge insulation), true ones and none (a quarter
 each). The planner learns from a half and the picture from a quarter of a batch: they cost most and are learned first.
 
     words, g*, progress = P(instruction, past ticks)       g* learns G(z at the end of the subtask)
@@ -45,7 +45,8 @@ class ThinkLearner:
         team: Team = ALONE,
         held_out: Sequence[int] = (),
     ):
-        """average: not used by this stage; held_out: episodes of which nothing is learned."""
+        """average: not used by this stage.
+        held_out: episodes of which nothing is learned."""
         self.team = team
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         sizes = bundle.sizes
@@ -84,7 +85,7 @@ class ThinkLearner:
         return torch.stack(total).sum(), parts
 
     def flow_loss(self, sample: dict[str, Tensor], planned: Tensor) -> Tensor:
-        """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient; of the
+        """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient. Of the
         other half, half the rows have true goals and half have none."""
         goal = torch.cat([planned.detach(), sample["goal"][len(planned) :]])
         has_goal = torch.arange(len(goal), device=planned.device) < len(planned) + (len(goal) - len(planned)) // 2

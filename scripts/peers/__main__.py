@@ -1,7 +1,7 @@
 """Train and evaluate LeRobot's policies and Tandem on the same data, minutes, machine and seeds, and write the table.
 
 `python -m tandem.scripts.peers --publish` does everything: demonstrations, the peers' environment, training, measuring,
-evaluating. Each stage leaves a file in --output; run the command again after an interruption and it goes on there.
+evaluating. Each stage leaves a file in --output. Run the command again after an interruption and it goes on there.
 """
 
 import json
@@ -81,7 +81,7 @@ def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
 
 
 def lasting(args: Args) -> dict[str, Any]:
-    """The settings that all that comes into one table shares; more episodes are added to those that are there."""
+    """The settings that all that comes into one table shares. More episodes are added to those that are there."""
     free = ("systems", "episodes", "output", "publish", "dry_run")
     return {key: value for key, value in asdict(args).items() if key not in free}
 
@@ -95,7 +95,7 @@ def _plan(args: Args) -> Plan:
 
 
 def _prepare_peers(args: Args, source: Path) -> Path:
-    """The peers' environment, their copy of the data, and SmolVLA's language model; returns the copy."""
+    """The peers' environment, their copy of the data, and SmolVLA's language model. Returns the copy."""
     copy, model = args.output / "data", args.output / LANGUAGE_MODEL
     if set(args.systems) <= {OURS}:
         return copy

@@ -1,6 +1,6 @@
 """A trained LeRobot policy as one of our agents: its own processors around it, its own queue of actions inside.
 
-Runs in .venv-peers. The policy is asked at every step, as in LeRobot's own rollout; it computes a chunk when its queue
+Runs in .venv-peers. The policy is asked at every step, as in LeRobot's own rollout. It computes a chunk when its queue
 is empty. Images are rendered only for the steps whose images it uses: those at which it computes, and the steps just
 before, for policies that see more than one.
 """

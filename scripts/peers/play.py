@@ -1,6 +1,6 @@
 """Evaluates a peer's checkpoint, as `tandem eval` does a checkpoint of ours. Runs in .venv-peers.
 
-results.json has what `tandem compare A B --mode hierarchical --mode-b act` needs; the peer's name stands for the mode.
+results.json has what `tandem compare A B --mode hierarchical --mode-b act` needs. The peer's name stands for the mode.
 """
 
 import json

@@ -18,7 +18,7 @@ Outcomes = dict[tuple[str, int, str], bool]  # by task, seed and the digest of t
 
 
 def load(path: Path, mode: str, control: str) -> Outcomes:
-    """Successes of what was measured; says what was not."""
+    """Successes of what was measured. Says what was not."""
     chosen = [e for e in read_results(path)["episodes"] if e["mode"] == mode and e["control"] == control]
     measured = [e for e in chosen if e["status"] in MEASURED]
     if not measured:

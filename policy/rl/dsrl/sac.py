@@ -3,7 +3,7 @@
 Notable choices
 - Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
 - Hidden layers of the critics are normalised, as in DSRL's code.
-- The actor is not told the time, which nobody says at test; critics are.
+- The actor is not told the time, which nobody says at test. Critics are.
 """
 
 from typing import Any, cast

@@ -27,10 +27,10 @@ class Baseline(Protocol):
     """What an inference's outcome is compared with."""
 
     def gains(self, rollouts: list[Trajectory], episode: Tensor) -> Tensor:
-        """episode (F,): of `rollouts`, that of every look -> advantages (F,); 0: nothing is to be learned from it."""
+        """episode (F,): of `rollouts`, that of every look -> advantages (F,). 0: nothing is to be learned from it."""
 
     def learn(self, experience: Experience, now: int) -> dict[str, float]:
-        """After a round of `now` episodes, which are the newest; returns what it measured."""
+        """After a round of `now` episodes, which are the newest. Returns what it measured."""
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs."""

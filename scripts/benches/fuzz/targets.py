@@ -58,7 +58,7 @@ class Target:
 
 
 def targets(folder: Path) -> dict[str, Target]:
-    """Makes the files in `folder`, once; how each of them is read."""
+    """Makes the files in `folder`, once. How each of them is read."""
     if not (folder / "set").exists():
         _make(folder)
     return _data() | _checkpoint() | _learning() | _evaluation() | _backbone()

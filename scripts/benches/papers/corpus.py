@@ -28,7 +28,7 @@ class Corpus:
 
 
 def load(vocabulary: int = 2048, characters: int = 4_000_000) -> Corpus:
-    """characters: size of the training text, from its beginning; the held-out text is a ninth of it."""
+    """characters: size of the training text, from its beginning. The held-out text is a ninth of it."""
     from tokenizers import ByteLevelBPETokenizer
 
     train, held_out = _texts(characters)

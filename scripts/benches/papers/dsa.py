@@ -5,7 +5,7 @@ A dense model learns the task. Then, for the same number of steps each:
     dense       goes on as it is
     two stages  its indexers warm up on dense attention, then everything trains with k of L columns a row
     no warm-up  sparse at once, from random indexers
-`dsa_loss_points` is the accuracy of the first minus that of the second, in points; arXiv 2512.02556 reports none lost.
+`dsa_loss_points` is the accuracy of the first minus that of the second, in points. arXiv 2512.02556 reports none lost.
 """
 
 from copy import deepcopy

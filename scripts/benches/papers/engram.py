@@ -57,7 +57,7 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def at_share(args: Args, share: float, vocabulary: int) -> "LanguageModelConfig":
-    """The language model whose memory has that share; all shares have the same number of parameters, to 1%."""
+    """The language model whose memory has that share. All shares have the same number of parameters, to 1%."""
     from dataclasses import replace
 
     from ....backbone.engram import EngramConfig
@@ -112,7 +112,7 @@ def _held_out_loss(cfg: "LanguageModelConfig", corpus: "Corpus", steps: int, see
 
 
 def _learn(model: "LanguageModel", corpus: "Corpus", steps: int, generator: Any, rate: float = 3e-3) -> None:
-    """AdamW; the memory's tables at five times the rate and without decay, as the paper has them."""
+    """AdamW. The memory's tables at five times the rate and without decay, as the paper has them."""
     import torch
     from diffusers.optimization import get_scheduler
 

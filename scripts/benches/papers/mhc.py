@@ -5,7 +5,7 @@ stack, the largest absolute row sum (what forward signals can grow by) or column
 A layer is one residual connection: attention and feed-forward count apart, as in the paper. There, at 27B parameters
 and 4 streams, HC reaches about 3000 and mHC 1.6.
 
-Two forms. Trained: language models on the standard library's source, mixing matrices of held-out text; HC's gain
+Two forms. Trained: language models on the standard library's source, mixing matrices of held-out text. HC's gain
 depends on how far training goes, hence two learning rates. Drawn: no training, noise of a stated size on the static
 mixing parameters of fresh connections.
 """

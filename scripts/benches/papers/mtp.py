@@ -1,7 +1,7 @@
 """Multi-token prediction as a drafter, on the suite's own text: how often its guesses hold, and what they save.
 
 A text is an episode: the instruction, then the subtasks in the order the expert went through them. The model decodes
-the subtasks behind instructions of texts that it never saw, plainly and by drafting; both give the same tokens.
+the subtasks behind instructions of texts that it never saw, plainly and by drafting. Both give the same tokens.
 """
 
 import time
@@ -69,7 +69,7 @@ def episodes(root: Path) -> list[str]:
 
 
 def split(texts: list[str], seed: int) -> tuple[list[str], list[str]]:
-    """Four fifths and one fifth of the different texts, each as often as it was recorded; no text is in both."""
+    """Four fifths and one fifth of the different texts, each as often as it was recorded. No text is in both."""
     import random
 
     different = sorted(set(texts))

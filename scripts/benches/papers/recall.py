@@ -1,8 +1,8 @@
 """Needles in a history: a hybrid stack, three linear layers to one of attention, beside linear layers alone.
 
-The linear layers' state is of fixed size and must hold every pair; one attention layer can look back. Both stacks have
+The linear layers' state is of fixed size and must hold every pair. One attention layer can look back. Both stacks have
 the same width, depth and state, and train alike. Few needles fit
-into the state; many do not.
+into the state. Many do not.
 """
 
 from dataclasses import dataclass

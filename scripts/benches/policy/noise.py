@@ -2,7 +2,7 @@
 
 Every layout is acted with the same draws of the noise that `tandem rl dsrl` chooses, for its first look or its
 first attempt, and every draw is continued several times with other noise, flat. What is left of the variance is decided
-later on. `success_best` knows the layout, `success_constant` is one draw for all of them; what a learner can
+later on. `success_best` knows the layout, `success_constant` is one draw for all of them. What a learner can
 reach lies between them, as far as what is seen of a layout tells which draw suits it.
 """
 
@@ -79,7 +79,7 @@ def constant(outcomes: np.ndarray) -> float:
 
 def shares(outcomes: np.ndarray) -> tuple[float, float]:
     """(L, K, R) -> shares of the variance of success: of layouts, of draws on a layout (two-way nested analysis of
-    variance; what has no effect comes out around 0, below it too)."""
+    variance, what has no effect comes out around 0, below it too)."""
     _, K, R = outcomes.shape
     rest = outcomes.var(2, ddof=1).mean()
     draws = outcomes.mean(2).var(1, ddof=1).mean() - rest / R

@@ -1,4 +1,4 @@
-"""Episodes whose first looks get a given noise; the worker of `tandem bench noise`."""
+"""Episodes whose first looks get a given noise. The worker of `tandem bench noise`."""
 
 from dataclasses import dataclass
 from functools import lru_cache

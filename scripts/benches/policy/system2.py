@@ -1,6 +1,6 @@
 """System 2's blocks, one at a time: which trunk learns to plan best from the same eyes and the same demonstrations.
 
-The encoder of a checkpoint stays as it is; a fresh planner per trunk and seed learns from four fifths of the episodes,
+The encoder of a checkpoint stays as it is. A fresh planner per trunk and seed learns from four fifths of the episodes,
 as in stage `think` but alone. Then it plans for frames of the other episodes: share of plans whose words are all right,
 distance (1 - cosine) of the subgoal, error of the progress. `ms_per_step` is one step of training.
 """

@@ -96,7 +96,7 @@ def curve_in(folder: Path) -> list[tuple[int, float, int]]:
 
 
 def evaluated(folder: Path) -> dict[str, int]:
-    """Task -> episodes of it in an evaluation that is finished; none where there is none."""
+    """Task -> episodes of it in an evaluation that is finished. None where there is none."""
     file = folder / "results.json"
     return dict(Counter(e["task"] for e in read_json(file, limit=1 << 30)["episodes"])) if file.exists() else {}
 

@@ -1,6 +1,6 @@
 """Learning without any policy, for reference: stable-baselines3's SAC on the simulator's state, its curve per task.
 
-Every run leaves a folder in --output; the same command skips those that are done.
+Every run leaves a folder in --output. The same command skips those that are done.
 """
 
 import subprocess

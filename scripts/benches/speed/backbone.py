@@ -1,6 +1,6 @@
 """Every block beside transformers' own module with the same weights, INT4 experts, and the cost of decoding.
 
-Medians of one run, both sides in turns; a ratio above 1 means that ours is faster.
+Medians of one run, both sides in turns. A ratio above 1 means that ours is faster.
 """
 
 from dataclasses import dataclass

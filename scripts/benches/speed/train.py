@@ -65,7 +65,7 @@ def measure(args: Args) -> dict[str, Any]:
 def train(
     team: "Team", args: Args, recipe: "Recipe", cache: "FrameCache", dtype: "torch.dtype", device: "torch.device"
 ) -> tuple[int, float, float]:
-    """-> FLOPs of one step of all processes; seconds of all steps, and of them waiting for data, in this one."""
+    """-> FLOPs of one step of all processes. Seconds of all steps, and of them waiting for data, in this one."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
