@@ -1,7 +1,7 @@
 """Softmax attention with rotary positions: multi-head, grouped-query and multi-query are one class (LLaMA).
 
     q, k, v = x Wq, x Wk, x Wv;  out = softmax(rope(q) rope(k)^T / sqrt(d)) v Wo
-    kv_heads = heads: multi-head (arXiv 1706.03762); 1: multi-query (1911.02150); between: grouped (2305.13245)
+    kv_heads = heads: multi-head (arXiv 1706.03762). 1: multi-query (1911.02150). Between: grouped (2305.13245)
 
 Query head h reads key head h // (heads / kv_heads). Weights and outputs are those of transformers' `LlamaAttention`.
 The cache holds 2 kv_heads d floats a token. Left out: biases, dropout, query-key norm (see gated_attention.py).
@@ -25,6 +25,8 @@ ROWS = 128  # of a block of causal attention on a CPU
 
 @dataclass(frozen=True)
 class AttentionConfig:
+    """Sizes of `Attention`."""
+
     heads: int = 6
     kv_heads: int = 2  # divides `heads`
     head_width: int = 32  # d
@@ -32,6 +34,8 @@ class AttentionConfig:
 
 
 class Attention(nn.Module):
+    """Multi-head attention with grouped keys and rotary positions."""
+
     def __init__(self, width: int, cfg: AttentionConfig):
         super().__init__()
         if cfg.heads % cfg.kv_heads:
@@ -43,6 +47,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(cfg.heads * cfg.head_width, width, bias=False)
 
     def new_cache(self) -> KeyValueCache:
+        """An empty cache, for decoding step by step."""
         return KeyValueCache()
 
     def forward(self, x: Tensor, scope: Scope, cache: KeyValueCache | None = None) -> Tensor:
@@ -76,7 +81,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scope: Scope, scale: float | None = 
 
 
 def _attend_in_a_step(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """One token sees everything; query heads become rows of their key head, which then is read once for all of them."""
+    """One token sees everything. Query heads become rows of their key head, which then is read once for all of them."""
     return _attend(q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1]), k, v, None, scale).reshape(q.shape)
 
 

@@ -1,7 +1,7 @@
 """What a layer remembers between calls, with one interface for every kind of layer.
 
 Calling a layer with its cache appends: prefill and step are the same call, with many tokens or one. `snapshot` marks a
-point and `roll_back` returns to it, which speculative decoding needs. Attention only has to remember a length; a
+point and `roll_back` returns to it, which speculative decoding needs. Attention only has to remember a length. A
 recurrent layer keeps the state itself. `StackCache` holds one `LayerCache` for every part of a stack that remembers.
 Caches are for inference: no gradient flows through what they hold.
 """
@@ -12,8 +12,13 @@ from torch import Tensor
 
 
 class LayerCache(Protocol):
-    def snapshot(self) -> object: ...
-    def roll_back(self, mark: object) -> None: ...
+    """What a layer keeps of earlier tokens."""
+
+    def snapshot(self) -> object:
+        """What `roll_back` needs to return to this point."""
+
+    def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
 
 
 class Growing:
@@ -43,18 +48,21 @@ class Growing:
 
 
 class TokenCache:
-    """Per token tensors of one layer, each growing along its own dimension (keys and values; latents; index keys)."""
+    """Per token tensors of one layer, each growing along its own dimension (keys and values, latents, index keys)."""
 
     def __init__(self, *dims: int):
         self.parts = [Growing(dim) for dim in dims]
 
     def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Adds the newest tokens and returns all of them."""
         return tuple(part.append(tensor) for part, tensor in zip(self.parts, new, strict=True))
 
     def snapshot(self) -> int:
+        """What `roll_back` needs to return to this point."""
         return self.parts[0].length
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, int)
         for part in self.parts:
             part.length = min(mark, part.length)
@@ -68,16 +76,18 @@ class KeyValueCache(TokenCache):
 
 
 class StackCache:
-    """`layers`: every mixer's cache, in order; `memories`: those of the layers that have an n-gram memory, by index."""
+    """`layers`: every mixer's cache, in order. `memories`: those of the layers that have an n-gram memory, by index."""
 
     def __init__(self, layers: list[LayerCache], memories: dict[int, LayerCache] | None = None):
         self.layers, self.memories = layers, memories or {}
         self.length = 0  # tokens so far
 
     def snapshot(self) -> tuple[int, list[object]]:
+        """What `roll_back` needs to return to this point."""
         return self.length, [part.snapshot() for part in self._parts()]
 
     def roll_back(self, mark: tuple[int, list[object]]) -> None:
+        """Returns to the point at which the snapshot was made."""
         self.length = mark[0]
         for part, own in zip(self._parts(), mark[1], strict=True):
             part.roll_back(own)

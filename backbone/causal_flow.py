@@ -1,15 +1,15 @@
 """Vision tokens in causal flow: learned queries read the patches of an image one after another (DeepSeek-OCR 2).
 
-Patches see all patches and no query; query i sees all patches and queries up to i, so the scene tokens that come out
+Patches see all patches and no query. Query i sees all patches and queries up to i, so the scene tokens that come out
 have an order, as words do:
 
                    patches m    queries n
         patches    1            0
         queries    1            lower triangle
 
-Source: arXiv 2601.20552 and transformers' `DeepseekOcr2VisionEncoder`: Qwen2's blocks (biases on query, key and value;
-RMS norms; SwiGLU) with rotary positions 0 .. m + n - 1. Notable choices: as patches are blind to queries, they go first
-and leave keys and values behind (`remember`), which any number of queries may `read`, all at once or one by one; in the
+Source: arXiv 2601.20552 and transformers' `DeepseekOcr2VisionEncoder`: Qwen2's blocks (biases on query, key and value,
+RMS norms, SwiGLU) with rotary positions 0 .. m + n - 1. Notable choices: as patches are blind to queries, they go first
+and leave keys and values behind (`remember`), which any number of queries may `read`, all at once or one by one. In the
 last layer patches only leave those. Left out: the SAM stem, banks of queries for other resolutions, several crops.
 """
 
@@ -31,6 +31,8 @@ KeysValues = tuple[Tensor, Tensor]  # (B, kv_heads, N, d) each
 
 @dataclass(frozen=True)
 class CausalFlowConfig:
+    """Sizes of `CausalFlow`."""
+
     layers: int = 2
     heads: int = 4
     kv_heads: int = 4  # keys and values of a head serve heads / kv_heads queries
@@ -40,6 +42,8 @@ class CausalFlowConfig:
 
 
 class CausalFlow(nn.Module):
+    """Queries that read an image's tokens in a learned causal order (DeepSeek-OCR 2)."""
+
     def __init__(self, width: int, cfg: CausalFlowConfig):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(cfg.queries, width) * 0.02)
@@ -103,7 +107,7 @@ class FlowLayer(nn.Module):
         return k, self._heads(self.v_proj(normed)).to(k.dtype)
 
     def update(self, x: Tensor, normed: Tensor, positions: Tensor, seen: KeysValues, mask: Tensor | None) -> Tensor:
-        """x and normed (B, N, D); mask (N, keys) bool or None: everything seen is visible -> (B, N, D)."""
+        """x and normed (B, N, D). mask (N, keys) bool or None: everything seen is visible -> (B, N, D)."""
         q = rotate(self._heads(self.q_proj(normed)), positions, self.head_width, self.rope_base)
         with torch.autocast(q.device.type, enabled=False):  # bf16 attention is slower than fp32 on CPUs
             out = F.scaled_dot_product_attention(q, *seen, attn_mask=mask, enable_gqa=self.shared)

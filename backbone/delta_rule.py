@@ -2,7 +2,7 @@
 
     S <- exp(g) S;   u = beta (v - k S);   S <- S + k^T u;   o = q S                    S (d_k, d_v), row vectors
 
-`recurrent` is this definition, for one or a few tokens; `chunked` computes the same for many. In a chunk of C tokens
+`recurrent` is this definition, for one or a few tokens. `chunked` computes the same for many. In a chunk of C tokens
 that begins with state S, with G the running sum of g and D_ij = exp(G_i - G_j) for i >= j, else 0:
 
     A = beta K K^T * D, strictly lower;   U = (I + A)^-1 beta (V - e^G K S)
@@ -10,7 +10,7 @@ that begins with state S, with G the running sum of g and D_ij = exp(G_i - G_j) 
 
 Source: arXiv 2412.06464, and transformers' `torch_chunk_gated_delta_rule` and `torch_recurrent_gated_delta_rule`.
 Notable choices: the state is read before the triangular system is solved, which leaves one operand instead of two.
-`chunked` is one autograd node and goes through a chunk while it is in the CPU's cache; composed of operations on whole
+`chunked` is one autograd node and goes through a chunk while it is in the CPU's cache. Composed of operations on whole
 sequences, the same spends its time on fresh memory. D needs no gradient of its own: G enters as e^G with every row (a
 query, or a key that erases) and as e^-G with every column (a key that writes), so that dG is <row, its gradient> less
 <column, its gradient>. A token with beta = 0 and g = 0 leaves the state as it is: padding costs nothing more.

@@ -1,6 +1,6 @@
 """Single-stream diffusion-transformer blocks with per-token time, after Z-Image (arXiv 2511.22699).
 
-One set of weights serves clean context tokens and noisy action tokens; only the time each token carries differs:
+One set of weights serves clean context tokens and noisy action tokens. Only the time each token carries differs:
 context and committed actions have t = 1 (clean), noisy actions have t in [0, 1).
 
     x <- x + tanh(g1) * RMS2(Attention(RMS1(x) * (1 + s1)))
@@ -27,6 +27,8 @@ KeyValue = tuple[Tensor, Tensor]  # each (B, heads, N, D / heads)
 
 @dataclass(frozen=True)
 class DiTConfig:
+    """Sizes of `DiT`."""
+
     width: int = 192  # D
     heads: int = 6
     layers: int = 4
@@ -46,6 +48,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
+        """Times in [0, 1] -> their embeddings."""
         angle = 2 * math.pi * t.unsqueeze(-1) / self.periods
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
@@ -67,7 +70,8 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(cfg.time_width, 4 * D)
 
     def forward(self, x: Tensor, c: Tensor, past: KeyValue | None = None, mask: Tensor | None = None):
-        """x (B, N, D), c (B or 1, N or 1, time_width); past: context keys and values that every token sees.
+        """x (B, N, D), c (B or 1, N or 1, time_width).
+        past: context keys and values that every token sees.
 
         mask (N, N_past + N) is True where row may look at column. Returns the new x and this block's (k, v) of x alone.
         """

@@ -2,9 +2,9 @@
 
     scores = indexer(x, c), both detached;  S_t = the k best columns that t may see;  out = latent attention over S_t
 
-Source: arXiv 2512.02556; weights and outputs are those of transformers' `DeepseekV32Attention`. Two ways to the same
-numbers, chosen by the number of rows: a step gathers the k remembered rows and attends to them absorbed (see mla.py);
-many rows at once mask what was not chosen, as gathering k rows for each would copy more than it saves. Where all
+Source: arXiv 2512.02556. Weights and outputs are those of transformers' `DeepseekV32Attention`. Two ways to the same
+numbers, chosen by the number of rows: a step gathers the k remembered rows and attends to them absorbed (see mla.py).
+Many rows at once mask what was not chosen, as gathering k rows for each would copy more than it saves. Where all
 columns fit in k nothing is scored. The cache holds a latent, a rope key and an index key a token.
 
 The choice has no gradient: the indexer learns from `Lesson`s (see dsa_training.py), never from the task, and the trunk
@@ -27,6 +27,8 @@ ROWS = 64  # of a block of `attention_mass`
 
 @dataclass(frozen=True)
 class DSAConfig:
+    """Sizes of `SparseAttention`."""
+
     mla: MLAConfig = field(default_factory=MLAConfig)
     indexer: IndexerConfig = field(default_factory=IndexerConfig)
     top_k: int = 64  # columns a row attends to
@@ -34,7 +36,7 @@ class DSAConfig:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One call of one layer, for its indexer to learn from; (B, N, N_total) each."""
+    """One call of one layer, for its indexer to learn from. (B, N, N_total) each."""
 
     scores: Tensor  # the indexer's, with their gradient; -inf where a row may not see a column
     mass: Tensor  # attention summed over heads, without gradient
@@ -44,6 +46,8 @@ class Lesson:
 
 
 class SparseAttention(LatentAttention):
+    """Latent attention over the columns that an indexer chooses (DeepSeek-V3.2)."""
+
     def __init__(self, width: int, cfg: DSAConfig):
         super().__init__(width, cfg.mla)
         if cfg.indexer.width < cfg.mla.rope_width:
@@ -54,6 +58,7 @@ class SparseAttention(LatentAttention):
         self.lessons: list[Lesson] | None = None  # where a call leaves its lesson
 
     def new_cache(self) -> TokenCache:
+        """An empty cache, for decoding step by step."""
         return TokenCache(1, 1)
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:

@@ -5,7 +5,7 @@
     3. sparse(model, recall)  everything trains, attention is sparse:          loss = task + sparse_loss(lessons)
 
     p[t] = attention of t, summed over heads, normalised to sum 1;  loss = mean over t of KL(p[t] || softmax(I[t])),
-    over all visible columns (2) or over the chosen ones, p normalised there (3); summed over layers
+    over all visible columns (2) or over the chosen ones, p normalised there (3). Summed over layers
 
 Lessons are collected during the forward pass that the task needs anyway:
 
@@ -15,7 +15,7 @@ Lessons are collected during the forward pass that the task needs anyway:
 
 p and the indexer's inputs carry no gradient: the trunk learns from the task, the indexer from p. The switch to (3) asks
 for the recall of (2): the share of p on the columns that will be kept. The published rates are 1e-3 for (2) and 7.3e-6
-for (3); indexers deserve a parameter group of their own. A checkpoint holds no stage: call its function again.
+for (3). Indexers deserve a parameter group of their own. A checkpoint holds no stage: call its function again.
 """
 
 from collections.abc import Iterator
@@ -76,19 +76,19 @@ def lessons_of(model: nn.Module) -> Iterator[list[Lesson]]:
 
 
 def warm_up_loss(lessons: list[Lesson]) -> Tensor:
-    """Over all visible columns; summed over layers."""
+    """Over all visible columns. Summed over layers."""
     kls = [_mean(index_kl(one.scores, one.mass, one.scores > -torch.inf), one.real) for one in lessons]
     return torch.stack(kls).sum()
 
 
 def sparse_loss(lessons: list[Lesson]) -> Tensor:
-    """Over the chosen columns; summed over layers."""
+    """Over the chosen columns. Summed over layers."""
     kls = [_mean(index_kl(one.scores, one.mass, one.chosen), one.real) for one in lessons]
     return torch.stack(kls).sum()
 
 
 def index_kl(scores: Tensor, mass: Tensor, among: Tensor) -> Tensor:
-    """KL(p || softmax(scores)) over the columns `among`, (B, N, N_total) each -> (B, N); its slope is softmax - p."""
+    """KL(p || softmax(scores)) over the columns `among`, (B, N, N_total) each -> (B, N). Its slope is softmax - p."""
     p = mass.detach().masked_fill(~among, 0)
     p = p / p.sum(-1, keepdim=True).clamp_min(1e-20)
     log_q = scores.masked_fill(~among, -torch.inf).log_softmax(-1).masked_fill(~among, 0)
@@ -97,9 +97,9 @@ def index_kl(scores: Tensor, mass: Tensor, among: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_recall(lessons: list[Lesson], rows: Tensor | None = None) -> float:
-    """Share of dense attention on the chosen columns, the mean over rows that leave some out; 1 if none does.
+    """Share of dense attention on the chosen columns, the mean over rows that leave some out. 1 if none does.
 
-    rows (N,) bool: which count; None: all. A row whose output nobody reads attends to anything: no choice recalls that.
+    rows (N,) bool: which count. None: all. A row whose output nobody reads attends to anything: no choice recalls that.
     """
     if not all(one.dense for one in lessons):
         raise ValueError("dsa: recall is of dense attention, these lessons are of sparse attention")

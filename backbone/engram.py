@@ -8,7 +8,7 @@
 The convolution is causal, depthwise, dilated by the longest n-gram, and starts at zero. Source: deepseek-ai/Engram's
 demo and transformers' `Qwen4ExpTextPLELayer`, whose outputs these are. Notable choices: the gains of the key's and the
 query's norm meet only as a product, and that of the convolution's norm only times its taps, so one of each is kept
-(g, conv); V_s is a number times v, so rms(V_s) is one too and costs no pass over D. A continuous token (id -1) has no
+(g, conv). V_s is a number times v, so rms(V_s) is one too and costs no pass over D. A continuous token (id -1) has no
 memory, and no n-gram reaches across it. Left out: prefetching, memory in fp8, biases.
 """
 
@@ -25,6 +25,8 @@ from .short_conv import Tail, real_first, short_conv, take
 
 @dataclass(frozen=True)
 class EngramConfig:
+    """Sizes of `Engram`."""
+
     vocabulary: int = 1024  # token ids, words and discrete actions together
     order: int = 3  # tokens of the longest n-gram; the shortest has 2
     heads: int = 4  # hashes for n-grams of one length
@@ -35,23 +37,29 @@ class EngramConfig:
 
 
 class EngramCache:
+    """The last tokens, from which the next n-grams are made."""
+
     def __init__(self, *tails: Tail):
         self.tails = tails
 
     def snapshot(self) -> list[Tensor | None]:
+        """What `roll_back` needs to return to this point."""
         return [tail.kept for tail in self.tails]
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, list)
         for tail, kept in zip(self.tails, mark, strict=True):
             tail.kept = kept
 
 
 class Engram(nn.Module):
+    """A memory of n-grams, read by hashing and added to the residual stream."""
+
     compressed: Tensor
 
     def __init__(self, width: int, cfg: EngramConfig, layer: int = 0, streams: int = 1):
-        """layer: how many memories the model has before this one; streams n: of the residual (hyper-connections)."""
+        """layer: how many memories the model has before this one. streams n: of the residual (hyper-connections)."""
         super().__init__()
         self.streams, self.dilation = streams, cfg.order
         self.hash = NGramHash(cfg.vocabulary + 1, cfg.order, cfg.heads, cfg.rows, layer, cfg.seed)
@@ -65,10 +73,11 @@ class Engram(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def read_vocabulary(self, pieces: Sequence[str]) -> None:
-        """Ids whose pieces look alike share their memory from now on; ids beyond the pieces stay by themselves."""
+        """Ids whose pieces look alike share their memory from now on. Ids beyond the pieces stay by themselves."""
         self.compressed[: len(pieces)] = compress(pieces)
 
     def new_cache(self) -> EngramCache:
+        """An empty cache, for decoding step by step."""
         return EngramCache(
             Tail(self.dilation - 1, fill=self.hash.nothing), Tail((len(self.conv) - 1) * self.dilation, fill=0)
         )
@@ -124,7 +133,7 @@ def squashed(a: Tensor) -> Tensor:
 def memory_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The tables of a model's memories: a recipe gives them 5 times the learning rate and no weight decay (Engram).
 
-    A row that no n-gram asked for has no gradient of its own; decay would only forget it.
+    A row that no n-gram asked for has no gradient of its own. Decay would only forget it.
     """
     memories = (module for module in model.modules() if isinstance(module, Engram))
     return [table for memory in memories for table in memory.table.parameters()]

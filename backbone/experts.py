@@ -4,7 +4,7 @@
 
 Notable choice: one autograd node for all experts. Each expert's rows are gathered, multiplied and activated while they
 are in the CPU's cache, only the chosen experts' matrices are touched, and gradients are written into place. With 8 to
-32 experts, `F.grouped_mm` or `unbind` and autograd's own operations take 1.1 times as long; with 128, where nearly all
+32 experts, `F.grouped_mm` or `unbind` and autograd's own operations take 1.1 times as long. With 128, where nearly all
 is matrix products, about as long. A loop that indexes the stacked parameter takes many times as long, for every index
 allocates a gradient of the whole stack. A gate's gradient is taken in front of D_e, <D_e^T dy, h>, so that expert
 outputs need not be kept. Dropless. Left out: second derivatives, a kernel for accelerators (it runs there, expert by
@@ -116,7 +116,7 @@ class _Experts(torch.autograd.Function):
 
 
 def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, active: Tensor) -> Tensor:
-    """Gradients of gate and up side by side (n, 2w); overwrites grad, the gradient of silu(gate) * up."""
+    """Gradients of gate and up side by side (n, 2w). Overwrites grad, the gradient of silu(gate) * up."""
     n, width = gate.shape
     both = grad.new_empty(n, 2 * width)
     torch.mul(grad, active, out=both[:, width:])

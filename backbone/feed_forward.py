@@ -1,7 +1,7 @@
 """SwiGLU feed-forward layer: down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202).
 
 Notable choice: one autograd node that works through the tokens in tiles, so that the wide hidden rows are activated and
-multiplied while they are in the CPU's cache; only gate(x) and up(x) are kept for backward.
+multiplied while they are in the CPU's cache. Only gate(x) and up(x) are kept for backward.
 """
 
 from typing import Any
@@ -15,6 +15,8 @@ TILE = 512  # rows
 
 
 class SwiGLU(nn.Module):
+    """A dense feed-forward layer: down(silu(gate(x)) * up(x))."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.gate_proj = nn.Linear(width, hidden, bias=False)

@@ -17,6 +17,8 @@ from .scope import Scope
 
 @dataclass(frozen=True)
 class GatedAttentionConfig:
+    """Sizes of `GatedAttention`."""
+
     heads: int = 6
     kv_heads: int = 2
     head_width: int = 32  # d
@@ -25,6 +27,8 @@ class GatedAttentionConfig:
 
 
 class GatedAttention(nn.Module):
+    """Grouped-query attention whose output passes a sigmoid gate."""
+
     def __init__(self, width: int, cfg: GatedAttentionConfig):
         super().__init__()
         d = cfg.head_width
@@ -37,6 +41,7 @@ class GatedAttention(nn.Module):
         self.q_norm, self.k_norm = ZeroCentredRMSNorm(d), ZeroCentredRMSNorm(d)
 
     def new_cache(self) -> KeyValueCache:
+        """An empty cache, for decoding step by step."""
         return KeyValueCache()
 
     def forward(self, x: Tensor, scope: Scope, cache: KeyValueCache | None = None) -> Tensor:

@@ -6,7 +6,7 @@
 
 Source: arXiv 2412.06464 and transformers' `Qwen3NextGatedDeltaNet`, whose weights, packed per key head, and outputs it
 shares. Notable choices: activations stay as packed and the convolution's few weights are packed alike, which moves
-less; 1 / sqrt(d_k) is left to the output norm, which only sees it in its eps. Padding is stepped over wherever it
+less. 1 / sqrt(d_k) is left to the output norm, which only sees it in its eps. Padding is stepped over wherever it
 stands. The initial decays are ours, see `init_weights`. Left out: convolution bias, Qwen3.5's split projections.
 """
 
@@ -27,6 +27,8 @@ EPS = 1e-6  # beside squared lengths, and in the output norm
 
 @dataclass(frozen=True)
 class GatedDeltaNetConfig:
+    """Sizes of `GatedDeltaNet`."""
+
     key_heads: int = 3  # H
     value_heads: int = 6  # a multiple of the key heads, G on each
     key_width: int = 32  # d_k
@@ -44,14 +46,18 @@ class GatedDeltaNetCache:
         self.state: Tensor | None = None  # (B, H, G, d_k, d_v) fp32
 
     def snapshot(self) -> tuple[Tensor | None, Tensor | None]:
+        """What `roll_back` needs to return to this point."""
         return self.tail.kept, self.state
 
     def roll_back(self, mark: object) -> None:
+        """Returns to the point at which the snapshot was made."""
         assert isinstance(mark, tuple)
         self.tail.kept, self.state = mark
 
 
 class GatedDeltaNet(nn.Module):
+    """Linear attention with a gated delta rule (Gated DeltaNet, Qwen3-Next)."""
+
     unit: Tensor
 
     def __init__(self, width: int, cfg: GatedDeltaNetConfig):
@@ -74,6 +80,7 @@ class GatedDeltaNet(nn.Module):
         init_weights(self, cfg.half_lives)
 
     def new_cache(self) -> GatedDeltaNetCache:
+        """An empty cache, for decoding step by step."""
         return GatedDeltaNetCache(Tail(self.conv1d.kernel_size[0] - 1))
 
     def forward(self, x: Tensor, scope: Scope, cache: GatedDeltaNetCache | None = None) -> Tensor:
@@ -98,7 +105,7 @@ class GatedDeltaNet(nn.Module):
         return self.out_proj(self.norm(out, z.unflatten(-1, (self.G, -1))).flatten(2))
 
     def _beta_and_decay(self, x: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, N, H, G) each, in fp32; both 0 at padding, which the delta rule then steps over."""
+        """(B, N, H, G) each, in fp32. Both 0 at padding, which the delta rule then steps over."""
         b, a = self.in_proj_ba(x).float().unflatten(-1, (self.H, 2, self.G)).unbind(-2)
         rate, bias = self.A_log.float().exp().view(self.H, self.G), self.dt_bias.view(self.H, self.G)
         beta, log_decay = b.sigmoid(), -rate * F.softplus(a + bias)
@@ -126,7 +133,7 @@ def init_weights(layer: GatedDeltaNet, half_lives: tuple[float, float]) -> None:
 
     Half-lives, 10th, 50th and 90th percentile: 1.9, 22, 270 tokens for (1, 500), so that the slowest head still holds
     half of what an episode of 500 tokens began with. transformers' values halve the state in 0.04, 0.07, 0.34 tokens,
-    which remembers nothing; Mamba-2's habit, dt log-uniform in (1e-3, 1e-1), is 1.4, 11, 91. Spread evenly instead of
+    which remembers nothing. Mamba-2's habit, dt log-uniform in (1e-3, 1e-1), is 1.4, 11, 91. Spread evenly instead of
     drawn, six heads leave no gap.
     """
     for linear in (layer.in_proj_qkvz, layer.in_proj_ba, layer.out_proj):

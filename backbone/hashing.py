@@ -3,9 +3,9 @@
     mix_2 = x_t m_0 ^ x_{t-1} m_1,   mix_n = mix_{n-1} ^ x_{t-n+1} m_{n-1}           x: compressed ids, m: odd int64
     row of head h for length n = mix_n mod p_{n,h} + offset_{n,h}                    p: distinct primes
 
-Source: Engram (arXiv 2601.07372; engram_demo_v1.py of deepseek-ai/Engram) and `Qwen4ExpTextNGramEmbedding` of
+Source: Engram (arXiv 2601.07372, engram_demo_v1.py of deepseek-ai/Engram) and `Qwen4ExpTextNGramEmbedding` of
 transformers, whose rows these are. Notable choices: multipliers come from splitmix64, which is the same everywhere, and
-are small enough that no product overflows; the token that stands for "nothing here" is an id of its own. An n-gram ends
+are small enough that no product overflows. The token that stands for "nothing here" is an id of its own. An n-gram ends
 at that token: what lies behind it counts as nothing too. Left out: tables on disk, fetched ahead of the forward pass.
 """
 
@@ -51,14 +51,15 @@ def ngrams(ids: Tensor, order: int, nothing: int) -> list[Tensor]:
 
 
 class NGramHash(nn.Module):
-    """Rows for every length 2 .. order and every head; `layer` counts the memories of a model: no two share a prime."""
+    """Rows for every length 2 .. order and every head. `layer` counts the memories of a model: no two share a prime."""
 
     multipliers: Tensor
     sizes: Tensor
     offsets: Tensor
 
     def __init__(self, ids: int, order: int, heads: int, rows: int, layer: int, seed: int):
-        """ids: how many there are, nothing included; rows: of one head, at least."""
+        """ids: how many there are, nothing included.
+        rows: of one head, at least."""
         super().__init__()
         self.order, self.nothing = order, ids - 1
         total = (order - 1) * heads

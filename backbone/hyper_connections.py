@@ -2,7 +2,7 @@
 
     u = sum_i read_i X_i;   y = sublayer(u);   X'_k = write_k y + sum_j mix[k, j] X_j
 
-`ManifoldHyperConnection` (mHC, arXiv 2512.24880; weights and outputs of transformers' `DeepseekV4HyperConnection`):
+`ManifoldHyperConnection` (mHC, arXiv 2512.24880, weights and outputs of transformers' `DeepseekV4HyperConnection`):
 
     [a | b | R] = F f / rms(f),  f = all streams of a token, flat
     read = sigmoid(s1 a + c1) + 1e-6,  write = 2 sigmoid(s2 b + c2),  mix = M^T,  M = doubly_stochastic(s3 R + c3)
@@ -17,7 +17,7 @@ collapsing within a block would be a plain residual. One stream alone needs none
 
 Notable choices: all of it in fp32, whatever autocast says. The exact map `birkhoff` is the default: on a CPU it costs
 a fraction of 20 Sinkhorn iterations. Every start is nearly a plain residual: M near the identity, write = 1, weights
-that barely depend on the token (s = 0.01); layer l reads mostly stream l mod n, which lets the streams grow apart.
+that barely depend on the token (s = 0.01). Layer l reads mostly stream l mod n, which lets the streams grow apart.
 `_NormedLinear` is one autograd node, so that the normalised streams are never written to memory.
 Left out: the single-pass form of DeepSeek-V4.1.
 """
@@ -39,6 +39,8 @@ Sublayer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HyperConfig:
+    """Sizes of the hyper-connections."""
+
     identity: float = 4.0  # mHC: logit of M's diagonal at the start; at 4, a stream keeps 0.94 of itself for n = 4
     own: float = 2.0  # mHC: read logit of stream (layer mod n) at the start, and minus that of the others
     dynamic: float = 0.01  # s: weight of the part that depends on the token, at the start
@@ -53,13 +55,16 @@ class Weights(NamedTuple):
 
 
 class PlainResidual(nn.Module):
-    """x + sublayer(x), the connection of a single stream; x (B, N, D)."""
+    """x + sublayer(x), the connection of a single stream. x (B, N, D)."""
 
     def forward(self, x: Tensor, sublayer: Sublayer) -> Tensor:
+        """x plus what the sublayer gives."""
         return x + sublayer(x)
 
 
 class ManifoldHyperConnection(nn.Module):
+    """Mixes n residual streams by a doubly stochastic matrix (mHC)."""
+
     def __init__(
         self,
         width: int,
@@ -68,7 +73,7 @@ class ManifoldHyperConnection(nn.Module):
         layer: int = 0,
         doubly_stochastic: Callable[[Tensor], Tensor] = birkhoff,
     ):
-        """layer: place in the stack, counting sublayers; doubly_stochastic maps logits (n, n, T)."""
+        """layer: place in the stack, counting sublayers. doubly_stochastic maps logits (n, n, T)."""
         super().__init__()
         n, self.streams, self.doubly_stochastic = streams, streams, doubly_stochastic
         own = cfg.own * (2 * F.one_hot(torch.tensor(layer % n), n).float() - 1)
@@ -77,7 +82,7 @@ class ManifoldHyperConnection(nn.Module):
         self.scale = nn.Parameter(torch.full((3,), cfg.dynamic))
 
     def forward(self, streams: Tensor, sublayer: Sublayer) -> Tensor:
-        """streams (B, N, n, D), sublayer (B, N, D) -> (B, N, D); returns the new streams, in fp32."""
+        """streams (B, N, n, D), sublayer (B, N, D) -> (B, N, D). Returns the new streams, in fp32."""
         return _connect(streams, self.weights, sublayer)
 
     def weights(self, streams: Tensor) -> Weights:
@@ -92,6 +97,8 @@ class ManifoldHyperConnection(nn.Module):
 
 
 class HyperConnection(nn.Module):
+    """Mixes n residual streams by learned, input-dependent weights."""
+
     def __init__(self, width: int, streams: int, cfg: HyperConfig, layer: int = 0):
         super().__init__()
         n, self.streams = streams, streams
@@ -101,7 +108,7 @@ class HyperConnection(nn.Module):
         self.scale = nn.Parameter(torch.full((3,), cfg.dynamic))
 
     def forward(self, streams: Tensor, sublayer: Sublayer) -> Tensor:
-        """streams (B, N, n, D), sublayer (B, N, D) -> (B, N, D); returns the new streams, in fp32."""
+        """streams (B, N, n, D), sublayer (B, N, D) -> (B, N, D). Returns the new streams, in fp32."""
         return _connect(streams, self.weights, sublayer)
 
     def weights(self, streams: Tensor) -> Weights:

@@ -25,11 +25,15 @@ ROWS = 64  # of a block: its products, (rows heads, columns), stay in a core's o
 
 @dataclass(frozen=True)
 class IndexerConfig:
+    """Sizes of `Indexer`."""
+
     heads: int = 8  # fewer than 8 leave many equal scores
     width: int = 32  # of an index query and key, at least the channels that attention rotates
 
 
 class Indexer(nn.Module):
+    """Scores the columns that a row may attend to."""
+
     def __init__(self, width: int, query_rank: int, cfg: IndexerConfig):
         super().__init__()
         self.cfg = cfg
@@ -74,7 +78,7 @@ def columns(scope: Scope) -> Tensor:
 
 
 def choose(scores: Tensor, k: int) -> Tensor:
-    """scores (B, N, N_total) -> bool, the k best of each row, later ones among equals; fewer where fewer are visible.
+    """scores (B, N, N_total) -> bool, the k best of each row, later ones among equals. Fewer where fewer are visible.
 
     Example: k = 2, scores (5, 1, 1, -inf) -> the first and the third column.
     """

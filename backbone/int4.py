@@ -2,7 +2,7 @@
 
     per 32 inputs of a row:  s = bf16(max|w| / 7.5);  q = clamp(round(w / s), -8, 7);  w' = q s;  dw = dw'
 
-Routed experts hold most weights, and a step of one token is bound by reading them; router, shared expert and attention
+Routed experts hold most weights, and a step of one token is bound by reading them. Router, shared expert and attention
 stay as they are. `quantise_aware(model)` in the last 5 to 20 % of a run, at a falling learning rate, lets the master
 weights settle where rounding hurts least (rounding Gaussian weights afterwards costs 9.5 % of their size). `pack` then
 makes a mixture of 5 bits a weight, scales included, for inference with bf16 activations on PyTorch's CPU kernel, or by
@@ -48,12 +48,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def fake_quantise(weight: Tensor) -> Tensor:
-    """weight (..., in) rounded to INT4; the gradient passes as if nothing had happened."""
+    """weight (..., in) rounded to INT4. The gradient passes as if nothing had happened."""
     return _StraightThrough.apply(weight)
 
 
 def quantise_aware(model: nn.Module, on: bool = True) -> int:
-    """Shows every mixture its expert weights rounded to INT4, or as they are again; returns how many there are."""
+    """Shows every mixture its expert weights rounded to INT4, or as they are again. Returns how many there are."""
     mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
     for mixture in mixtures:
         mixture.quantise = fake_quantise if on else unchanged
@@ -124,11 +124,12 @@ def from_kernel(codes: Tensor) -> Tensor:
 
 
 def has_kernel() -> bool:
+    """Does this machine have PyTorch's INT4 kernel?"""
     return hasattr(torch, "_weight_int4pack_mm_for_cpu") and hasattr(torch, "_convert_weight_to_int4pack_for_cpu")
 
 
 class Int4Experts(nn.Module):
-    """A mixture of experts with packed routed experts, for inference; router and shared expert are the original's."""
+    """A mixture of experts with packed routed experts, for inference. Router and shared expert are the original's."""
 
     bias: Tensor
 

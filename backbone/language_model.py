@@ -18,6 +18,8 @@ from .stack import Stack, StackConfig
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
+    """Sizes of `LanguageModel`."""
+
     vocabulary: int = 256  # different tokens
     stack: StackConfig = field(default_factory=StackConfig)
     mtp_depth: int = 1  # tokens predicted beyond the next one; 0: none
@@ -26,6 +28,8 @@ class LanguageModelConfig:
 
 
 class LanguageModel(nn.Module):
+    """Embedding, stack and head, with multi-token prediction."""
+
     def __init__(self, cfg: LanguageModelConfig):
         super().__init__()
         self.cfg, width = cfg, cfg.stack.width
@@ -44,7 +48,7 @@ class LanguageModel(nn.Module):
         return hidden, self.head(hidden)
 
     def loss(self, ids: Tensor, counts: Tensor | None = None) -> dict[str, Tensor]:
-        """ids (B, N); counts (B, N) bool: True where a token is to be predicted (no padding, no prompt); None: all.
+        """ids (B, N). counts (B, N) bool: True where a token is to be predicted (no padding, no prompt). None: all.
 
         Returns "lm", "mtp1", ... as means over those tokens, and "total". Padding may only follow what is real.
         """
@@ -65,13 +69,16 @@ class LanguageModel(nn.Module):
 
     # -- decoding: what speculate.py asks for ------------------------------------------------------------------------
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         return self.stack.new_cache()
 
     @torch.no_grad()
     def step(self, ids: Tensor, cache: StackCache) -> tuple[Tensor, Tensor]:
+        """States and logits of the tokens after those in `cache`, which it extends."""
         return self(ids, cache)
 
     def drafter(self) -> MTPDrafter:
+        """What proposes the next tokens for speculative decoding, or None."""
         return MTPDrafter(self.mtp, self.embedding, self.head)
 
     def balance(self) -> float:
@@ -80,5 +87,5 @@ class LanguageModel(nn.Module):
 
 
 def last_layer(cfg: StackConfig) -> StackConfig:
-    """A stack of one layer like the last one of `cfg`; an n-gram memory belongs to the trunk."""
+    """A stack of one layer like the last one of `cfg`. An n-gram memory belongs to the trunk."""
     return replace(cfg, pattern=cfg.mixers[-1], repeats=1, ffn=cfg.ffns[-1], engram=())

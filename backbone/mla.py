@@ -3,7 +3,7 @@
     query latent c = rms(x Wqa);  (qn | qr) = c Wqb per head;  (latent | kr) = x Wkva;  latent = rms(latent)
     (kn | v) = latent Wkvb per head;  logits = (qn kn + rope(qr) rope(kr)) / sqrt(dn + dr);  out = softmax(logits) v Wo
 
-kr is one key that all heads share. Sources: arXiv 2405.04434, 2412.19437; weights and outputs are those of
+kr is one key that all heads share. Sources: arXiv 2405.04434, 2412.19437. Weights and outputs are those of
 transformers' `DeepseekV3Attention`. Two ways to the same numbers, chosen by their cost:
 
     expanded: keys and values of every token are built from the latents: training and prefill
@@ -29,6 +29,8 @@ from .yarn import Yarn
 
 @dataclass(frozen=True)
 class MLAConfig:
+    """Sizes of `MLA`."""
+
     heads: int = 6
     query_rank: int = 96  # width of the query latent, about D / 2
     latent: int = 48  # r, width of the latent that keys and values come from, about D / 4
@@ -40,15 +42,18 @@ class MLAConfig:
 
     @property
     def head_width(self) -> int:
+        """Width of a query and a key: the plain and the rotated channels."""
         return self.plain_width + self.rope_width
 
     @property
     def scale(self) -> float:
-        """Of the logits; that of the expanded head, in either form."""
+        """Of the logits. That of the expanded head, in either form."""
         return self.head_width**-0.5 * (1.0 if self.yarn is None else self.yarn.logit_scale)
 
 
 class LatentAttention(nn.Module):
+    """Multi-head latent attention (DeepSeek-V2): keys and values are read from one small latent."""
+
     def __init__(self, width: int, cfg: MLAConfig):
         super().__init__()
         self.cfg = cfg
@@ -62,6 +67,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(cfg.heads * cfg.value_width, width, bias=False)
 
     def new_cache(self) -> TokenCache:
+        """An empty cache, for decoding step by step."""
         return TokenCache(1)
 
     def forward(self, x: Tensor, scope: Scope, cache: TokenCache | None = None) -> Tensor:

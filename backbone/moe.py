@@ -4,7 +4,7 @@
     after every optimiser step:  b += rate * sign(mean load - load)                       (arXiv 2408.15664)
 
 Parity: transformers' `DeepseekV3MoE` (sigmoid router) and `Qwen3NextSparseMoeBlock` (softmax router, gated shared
-expert). The bias b stands here and not in the router, for balancing it is this block's work; routing is in router.py,
+expert). The bias b stands here and not in the router, for balancing it is this block's work. Routing is in router.py,
 the fast part in experts.py. Left out: DeepSeek-V3's tiny sequence-wise loss and Qwen3-Next's auxiliary one.
 """
 
@@ -21,6 +21,8 @@ from .router import ROUTERS, Routing
 
 @dataclass(frozen=True)
 class MoEConfig:
+    """Sizes of `MoE`."""
+
     experts: int = 8  # E, routed experts
     top_k: int = 2  # experts a token visits
     expert_width: int = 128  # hidden width of one routed expert
@@ -52,6 +54,8 @@ def expert_loads(model: nn.Module) -> list[Tensor]:
 
 
 class MixtureOfExperts(nn.Module):
+    """Routed experts beside a shared one, with balanced loads."""
+
     bias: Tensor
     load: Tensor
 
@@ -85,7 +89,7 @@ class MixtureOfExperts(nn.Module):
 
     @torch.no_grad()
     def balance(self) -> float:
-        """Moves the routing bias against the load since the last call; returns the busiest load over the mean, 1 .. E
+        """Moves the routing bias against the load since the last call. Returns the busiest load over the mean, 1 .. E
         (0 where there was none)."""
         share = self.load.double() / self.load.sum().clamp(min=1)
         self.bias += self.balance_rate * torch.sign(self.load.mean() - self.load)

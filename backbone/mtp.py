@@ -1,6 +1,6 @@
 """Multi-token prediction: small layers behind the trunk, each of which predicts one token further ahead (DeepSeek-V3).
 
-    u^k_i = M_k [RMS_e(Emb(t_{i+k})) ; RMS_h(h^{k-1}_i)]
+    u^k_i = M_k [RMS_e(Emb(t_{i+k})) , RMS_h(h^{k-1}_i)]
     h^k_i = RMS(Block_k(u^k)_i), causal;  logits = Head(h^k_i) predict t_{i+k+1}    (arXiv 2412.19437, section 2.2)
 
 Example, k = 1: from the trunk's state at t_0, which predicted t_1, and from t_1 itself, row 0 predicts t_2. Embedding
@@ -10,7 +10,7 @@ Notable choices
 - Chained states are normed ones: h^0 is what the trunk's last norm puts out, h^k is behind RMS, as transformers feeds
   them (the paper chains them before that norm, which RMS_h hides but for a gain).
 - A block is a `Stack` of one layer: its last norm is the RMS above, its cache has the common interface.
-Left out: blocks that share weights over the depths; transformers' option to put h before the embedding.
+Left out: blocks that share weights over the depths. Transformers' option to put h before the embedding.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,8 @@ from .stack import Stack, StackConfig
 
 
 class MTPLayer(nn.Module):
+    """One depth of multi-token prediction (DeepSeek-V3, section 2.2)."""
+
     def __init__(self, block: StackConfig):
         super().__init__()
         self.enorm, self.hnorm = ZeroCentredRMSNorm(block.width), ZeroCentredRMSNorm(block.width)
@@ -33,6 +35,7 @@ class MTPLayer(nn.Module):
         nn.init.normal_(self.eh_proj.weight, std=0.02)
 
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         return self.block.new_cache()
 
     def forward(self, embedded: Tensor, hidden: Tensor, cache: StackCache | None = None) -> Tensor:
@@ -42,12 +45,15 @@ class MTPLayer(nn.Module):
 
 
 class MultiTokenPrediction(nn.Module):
+    """Predicts several tokens ahead, one layer a depth."""
+
     def __init__(self, block: StackConfig, depth: int):
         """block: one layer, of the trunk's width."""
         super().__init__()
         self.layers = nn.ModuleList(MTPLayer(block) for _ in range(depth))
 
     def new_cache(self) -> list[StackCache]:
+        """An empty cache, for decoding step by step."""
         return [layer.new_cache() for layer in self.each()]
 
     def each(self) -> list[MTPLayer]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = w * x / r, r = sqrt(mean(x^2) + eps); dx = (w * g - x * mean(w * g * x) / r^2) / r; dw = sum(g * x / r)."""
+    """y = w * x / r, r = sqrt(mean(x^2) + eps). dx = (w * g - x * mean(w * g * x) / r^2) / r. dw = sum(g * x / r)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -50,7 +50,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Weights start at 1; `gain`, where given, multiplies them: a modulation that all tokens share costs no pass."""
+    """Weights start at 1. `gain`, where given, multiplies them: a modulation that all tokens share costs no pass."""
 
     def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """x (..., D); gain broadcasts to x."""
+        """x (..., D). gain broadcasts to x."""
         if gain is not None and gain.numel() == x.shape[-1]:
             return rms_norm(x, self.weight * gain.reshape(-1), self.eps)
         y = rms_norm(x, self.weight, self.eps)
@@ -74,6 +74,7 @@ class ZeroCentredRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x / rms(x) * (1 + weight), over the last axis."""
         return rms_norm(x, 1 + self.weight, self.eps)
 
 
@@ -86,5 +87,5 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x and its gate z (..., D) -> (..., D) in fp32; the norm comes before the gate."""
+        """x and its gate z (..., D) -> (..., D) in fp32. The norm comes before the gate."""
         return rms_norm(x, self.weight, self.eps) * F.silu(z.float())

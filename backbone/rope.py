@@ -2,11 +2,11 @@
 
     angle[n, i] = position[n] / base^(2 i / channels);  (a, b) -> (a cos - b sin, b cos + a sin)
 
-Two pairings of channels: halves (a = x[i], b = x[i + channels / 2]; LLaMA, Qwen) and pairs (a = x[2 i], b = x[2 i + 1];
+Two pairings of channels: halves (a = x[i], b = x[i + channels / 2], LLaMA, Qwen) and pairs (a = x[2 i], b = x[2 i + 1],
 DeepSeek, Z-Image). Channels past the angles' pass through: partial rotation.
 
-Notable choices: pairs are complex numbers, so their rotation is one product, a quarter of the time of halves on a CPU;
-halves are one autograd node that fills its output in place and whose backward is the rotation by the negative angle.
+Notable choices: pairs are complex numbers, so their rotation is one product, a quarter of the time of halves on a CPU.
+Halves are one autograd node that fills its output in place and whose backward is the rotation by the negative angle.
 Contexts longer than those trained on: yarn.py. Left out: other rescaled frequencies, positions on several axes.
 """
 
@@ -21,7 +21,7 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine, (N, channels / 2) or (B, N, c
 
 
 def angles(positions: Tensor, channels: int, base: float = 10_000.0, yarn: Yarn | None = None) -> Angles:
-    """positions (N,) or (B, N) -> cosine and sine of each pair's angle; in fp32, as the LLaMA family is trained."""
+    """positions (N,) or (B, N) -> cosine and sine of each pair's angle. In fp32, as the LLaMA family is trained."""
     exponents = torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32) / channels
     frequencies = 1.0 / base**exponents
     if yarn is None:
@@ -32,12 +32,12 @@ def angles(positions: Tensor, channels: int, base: float = 10_000.0, yarn: Yarn 
 
 
 def rotate(x: Tensor, positions: Tensor, channels: int, base: float = 10_000.0) -> Tensor:
-    """x (B, heads, N, d), positions (N,) -> x, its first `channels` rotated; channel i pairs with i + channels / 2."""
+    """x (B, heads, N, d), positions (N,) -> x, its first `channels` rotated. Channel i pairs with i + channels / 2."""
     return rotate_halves(x, angles(positions, channels, base))
 
 
 def rotate_halves(x: Tensor, angles: Angles) -> Tensor:
-    """x (B, heads, N, d) -> the same shape in fp32; channel i pairs with i + channels / 2."""
+    """x (B, heads, N, d) -> the same shape in fp32. Channel i pairs with i + channels / 2."""
     cos, sin = _over_heads(angles)
     if torch.is_grad_enabled():
         return _Rotation.apply(x.float(), cos, sin)
@@ -45,7 +45,7 @@ def rotate_halves(x: Tensor, angles: Angles) -> Tensor:
 
 
 def rotate_pairs(x: Tensor, angles: Angles) -> Tensor:
-    """x (B, heads, N, d) -> the same shape in fp32; channel 2 i pairs with 2 i + 1. d must be even."""
+    """x (B, heads, N, d) -> the same shape in fp32. Channel 2 i pairs with 2 i + 1. d must be even."""
     cos, sin = _over_heads(angles)
     channels = 2 * cos.shape[-1]
     pairs = torch.view_as_complex(x[..., :channels].float().unflatten(-1, (-1, 2)))

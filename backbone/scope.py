@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scope:
-    """N new tokens after `past` cached ones. Attention follows `mask`; recurrent layers are causal and follow `real`.
+    """N new tokens after `past` cached ones. Attention follows `mask`. Recurrent layers are causal and follow `real`.
 
     Example: two cached tokens, three new ones, no mask given: positions (2, 3, 4), and `visible` is
         1 1 1 0 0

@@ -2,7 +2,7 @@
 
     y_t = silu(sum_j w_j x_(t - (K - 1 - j) dilation))                 nothing stands before a sequence but zeros
 
-Source: transformers' `causal_conv1d_fn`, whose weight (C, 1, K) this is; dilated it is Engram's. Notable choices:
+Source: transformers' `causal_conv1d_fn`, whose weight (C, 1, K) this is. Dilated it is Engram's. Notable choices:
 channels stay last, where a CPU's vector convolution needs no transposed copy (conv1d takes ten times as long), as one
 autograd node, for the library's gradient of such weights is slow too. A history must not have gaps: where padding may
 stand between tokens, `real_first` and `take` bring the real ones together. Left out: bias.
@@ -55,14 +55,14 @@ def _channels_last(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 
 class Tail:
-    """The last `length` tokens of every sequence; `fill` stands before its beginning. Replaced, never written to."""
+    """The last `length` tokens of every sequence. `fill` stands before its beginning. Replaced, never written to."""
 
     def __init__(self, length: int, fill: int = 0):
         self.length, self.fill = length, fill
         self.kept: Tensor | None = None
 
     def join(self, new: Tensor, counts: Tensor | None = None) -> Tensor:
-        """new (B, N, ...), of which the first counts (B,) are real -> (B, length + N, ...); keeps its end."""
+        """new (B, N, ...), of which the first counts (B,) are real -> (B, length + N, ...). Keeps its end."""
         if self.kept is None:
             self.kept = new.new_full((len(new), self.length, *new.shape[2:]), self.fill)
         joined = torch.cat([self.kept, new], 1)
@@ -75,7 +75,7 @@ class Tail:
 
 
 def real_first(real: Tensor) -> Tensor:
-    """real (B, N) bool -> the order of tokens (B, N) that puts real ones first; its argsort puts them back."""
+    """real (B, N) bool -> the order of tokens (B, N) that puts real ones first. Its argsort puts them back."""
     return (~real).int().argsort(dim=1, stable=True)
 
 

@@ -1,9 +1,9 @@
 """Doubly stochastic matrices (entries >= 0, every row and column sums to 1) from unconstrained logits R.
 
-    sinkhorn:  K = softmax_rows(R) + eps, then rows and columns are normalised in turns; ends on columns
+    sinkhorn:  K = softmax_rows(R) + eps, then rows and columns are normalised in turns. Ends on columns
     birkhoff:  M = sum_P p(P) P over all n! permutation matrices P,  p = softmax(sum_i R[i, P(i)] / 2)
 
-`sinkhorn` is what mHC trains with (arXiv 2512.24880; transformers' `DeepseekV4HyperConnection`): columns are exact,
+`sinkhorn` is what mHC trains with (arXiv 2512.24880, transformers' `DeepseekV4HyperConnection`): columns are exact,
 rows are off by up to a few percent where logits are large. `birkhoff` is exact for all logits, after mHC-lite (arXiv
 2601.05732), which has n! free logits. Notable choice: here n^2 logits score the permutations, so both maps read the
 same weights. Nothing is lost: such scores reach every doubly stochastic matrix with positive entries (the mean
@@ -34,7 +34,7 @@ def sinkhorn(logits: Tensor, iterations: int = 20, eps: float = 1e-6) -> Tensor:
 
 
 def birkhoff(logits: Tensor) -> Tensor:
-    """logits (n, n, T) -> (n, n, T), doubly stochastic up to rounding; n <= 4."""
+    """logits (n, n, T) -> (n, n, T), doubly stochastic up to rounding. n <= 4."""
     n = len(logits)
     if n > LARGEST:
         raise ValueError(f"birkhoff: {n} streams have {n}! permutations; {LARGEST} is the most, use sinkhorn beyond")

@@ -29,16 +29,24 @@ class Drafter(Protocol):
 
 
 class Decoder(Protocol):
-    def new_cache(self) -> Any: ...  # with snapshot() and roll_back(mark)
+    """What can be decoded speculatively."""
+
+    def new_cache(self) -> Any:
+        """An empty cache, for decoding step by step."""
+        ...  # with snapshot() and roll_back(mark)
+
     def step(self, ids: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
         """ids (1, N), appended to the cache -> states (1, N, D) and logits (1, N, vocabulary)."""
         ...
 
-    def drafter(self) -> Drafter: ...
+    def drafter(self) -> Drafter:
+        """What proposes the next tokens for speculative decoding, or None."""
 
 
 @dataclass
 class Statistics:
+    """How many drafted tokens were kept."""
+
     drafted: int = 0  # tokens guessed
     accepted: int = 0  # of them confirmed by the trunk
     trunk_calls: int = 0  # the prompt's is one of them

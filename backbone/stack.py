@@ -5,7 +5,7 @@
 `MIXERS`, `FFNS` and `backbone.hyper_connections.RESIDUALS` are plain dictionaries from a name to a factory: a new layer
 type is one file, one entry, and one field for its sizes. A mixer is called as mixer(x, scope, cache) and offers
 `new_cache()`. With several streams the state between layers is (B, N, n, D): every sublayer reads a mix of the streams
-and writes to all of them; one stream is the plain residual.
+and writes to all of them. One stream is the plain residual.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,8 @@ from .scope import Scope
 
 @dataclass(frozen=True)
 class StackConfig:
+    """Layers of a stack and their sizes."""
+
     width: int = 192  # D
     pattern: str = "gated gated gated"  # one mixer a layer, by name (MIXERS)
     repeats: int = 1  # of the pattern
@@ -50,18 +52,22 @@ class StackConfig:
 
     @property
     def mixers(self) -> list[str]:
+        """The mixer of every layer, by name."""
         return self.pattern.split() * self.repeats
 
     @property
     def ffns(self) -> list[str]:
+        """The feed-forward layer of every layer, by name."""
         names = self.ffn.split()
         return names * len(self.mixers) if len(names) == 1 else names
 
 
 class Mixer(Protocol):
-    """What a layer type must offer; it is an nn.Module too."""
+    """What a layer type must offer. It is an nn.Module too."""
 
-    def new_cache(self) -> LayerCache: ...
+    def new_cache(self) -> LayerCache:
+        """An empty cache, for decoding step by step."""
+
     def __call__(self, x: Tensor, scope: Scope, cache: Any) -> Tensor: ...
 
 
@@ -79,6 +85,8 @@ FFNS: dict[str, Callable[[StackConfig], nn.Module]] = {
 
 
 class Layer(nn.Module):
+    """A mixer and a feed-forward layer, each in its residual."""
+
     def __init__(self, index: int, mixer: str, ffn: str, cfg: StackConfig):
         super().__init__()
         self.around_mixer, self.around_ffn = _residual(cfg, 2 * index), _residual(cfg, 2 * index + 1)
@@ -106,6 +114,8 @@ class OwnWeights(Protocol):
 
 
 class Stack(nn.Module):
+    """Layers by pattern, between which the state is (B, N, D) or (B, N, n, D)."""
+
     def __init__(self, cfg: StackConfig):
         super().__init__()
         _check(cfg)
@@ -118,6 +128,7 @@ class Stack(nn.Module):
         init_weights(self)
 
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         mixers = [cast(Mixer, layer.mixer).new_cache() for layer in self.layers]
         return StackCache(mixers, {int(i): cast(Engram, memory).new_cache() for i, memory in self.memories.items()})
 
@@ -132,7 +143,7 @@ class Stack(nn.Module):
         """x (B, N, D), the tokens after those in `cache` -> (B, N, D), after the last norm.
 
         mask bool, (N, N_total), (B, N, N_total) or broadcastable to (B, heads, N, N_total): True where a row may see a
-        column; None: causal. Every row must see something. real, ids: see Scope.
+        column. None: causal. Every row must see something. real, ids: see Scope.
         """
         N, past = x.shape[1], 0 if cache is None else cache.length
         if mask is not None and mask.dim() == 3:  # by broadcasting alone, B would be taken for the heads
@@ -149,7 +160,7 @@ class Stack(nn.Module):
         return self.norm(self.collapse(x))
 
     def balance(self) -> float:
-        """Balances every mixture of experts after an optimiser step; returns the worst busiest-to-mean load."""
+        """Balances every mixture of experts after an optimiser step. Returns the worst busiest-to-mean load."""
         loads = [layer.ffn.balance() for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
         return max(loads, default=1.0)
 
@@ -168,7 +179,7 @@ def _check(cfg: StackConfig) -> None:
 
 
 def init_weights(model: nn.Module) -> None:
-    """Every initial value of a stack; blocks keep what is not named here.
+    """Every initial value of a stack. Blocks keep what is not named here.
 
     | parameter                              | value                                                              |
     |----------------------------------------|--------------------------------------------------------------------|

@@ -19,6 +19,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Yarn:
+    """Rescaled rotary frequencies for longer contexts (YaRN, arXiv 2309.00071)."""
+
     factor: float  # new context over the original one
     original: int  # tokens of the context that was trained on
     fast: float = 32.0  # turns within it
@@ -41,6 +43,7 @@ class Yarn:
 
     @property
     def logit_scale(self) -> float:
+        """Factor of the attention logits."""
         return self._magnitude(self.mscale_all) ** 2
 
     def _channel(self, turns: float, half: int, base: float) -> float:

@@ -1,15 +1,15 @@
 """FrameCache: all frames of one or more datasets, decoded once into memory-mapped arrays.
 
 Notable choices
-- uint8 images as .npy memory maps (F, H, W, 3) per camera, columns as one .npz; the operating system's page cache is
-  the only cache above them. Datasets of one contract are concatenated; texts and indices are merged.
+- uint8 images as .npy memory maps (F, H, W, 3) per camera, columns as one .npz. The operating system's page cache is
+  the only cache above them. Datasets of one contract are concatenated. Texts and indices are merged.
 - Files are numbered (camera-0.npy): a feature's name, which may come from a stranger, never becomes a file's name.
 - What cannot be used is refused before an image is decoded: first what meta/ says, then what the columns say.
 - The folder's name is a digest of the contract and of every file's name, size, inode and times of change: a changed
   dataset gets a new cache. The digest of the *contents*, for manifests and for resuming, is computed once while
   building.
 - Sizes, times and checksums of the cache's own files are in cache.json. A file whose size or time differs is read and
-  compared once; to read twelve gigabytes at every start, where nothing differs, would cost a minute.
+  compared once. To read twelve gigabytes at every start, where nothing differs, would cost a minute.
 - Built in a temporary folder that is renamed at the end: a cache that exists is complete.
 - Decoding runs on threads: Pillow and FFmpeg release the GIL.
 Left out: removing old caches (delete the folder), datasets larger than the disk.
@@ -53,6 +53,8 @@ Roots = Path | str | Sequence[Path | str]
 
 @dataclass(frozen=True)
 class FrameCache:
+    """Decoded frames of one or several data sets, as arrays that are mapped into memory."""
+
     contract: Contract
     digest: str  # SHA-256 over the contents of the datasets' files
     images: dict[str, np.ndarray]  # camera -> uint8 (F, H, W, 3), memory-mapped
@@ -67,7 +69,7 @@ class FrameCache:
     folder: Path  # where the arrays lie
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process maps the same files; nothing is copied."""
+        """Another process maps the same files. Nothing is copied."""
         return FrameCache.open, (self.folder,)
 
     def __len__(self) -> int:
@@ -98,7 +100,8 @@ class FrameCache:
     ) -> FrameCache:
         """Open the cache of these datasets, decoding them first where that has not been done.
 
-        rename: {the files' name: our name}; image_size: side of the images that are wanted [pixels]. DataError where
+        rename: {the files' name: our name}.
+        image_size: side of the images that are wanted [pixels]. DataError where
         they cannot be trained on, before an image is decoded (data/preflight.py).
         """
         paths = [Path(r) for r in ([roots] if isinstance(roots, (str, Path)) else roots)]
@@ -116,6 +119,7 @@ class FrameCache:
 
     @staticmethod
     def open(folder: Path | str) -> FrameCache:
+        """Maps a cache that was built. DataError where it is damaged."""
         folder = Path(folder)
         try:
             meta = read_json(folder / "cache.json", limit=MAX_META)
@@ -235,7 +239,7 @@ def _check_space(datasets: list[Dataset], folder: Path) -> None:
 
 
 def _write_columns(datasets: list[Dataset], folder: Path) -> tuple[list[int], dict[str, Any]]:
-    """columns.npz; returns the first frame of every episode, and what cache.json will say."""
+    """columns.npz. Returns the first frame of every episode, and what cache.json will say."""
     columns: dict[str, list[np.ndarray]] = {}
     words: dict[str, dict[str, int]] = {"task": {}, "subtask": {}}
     rows = [row for dataset in datasets for row in dataset.episodes]
@@ -260,7 +264,8 @@ def _write_columns(datasets: list[Dataset], folder: Path) -> tuple[list[int], di
 
 
 def _with_kinds(dataset: Dataset, arrays: dict[str, np.ndarray], last: np.ndarray) -> Contract:
-    """The contract, with the kinds of an action that no names of ours tell; last (E,): the episodes' last frames."""
+    """The contract, with the kinds of an action that no names of ours tell.
+    last (E,): the episodes' last frames."""
     contract, action = dataset.contract, dataset.contract.features["action"]
     if not dataset.foreign:
         return contract

@@ -5,7 +5,7 @@ the file. Findings of one kind over many episodes are one line.
 
 Notable choices
 - Every image is decoded: what is vouched for was looked at. Threads decode, an episode each, so memory holds a few.
-- An episode whose first image is of one colour is an error (a black renderer); so is one whose images never change
+- An episode whose first image is of one colour is an error (a black renderer). So is one whose images never change
   though the state does (a renderer that gives the last picture again).
 - Constant entries are warnings for state and action and notes elsewhere (an absent object is a constant zero).
 """
@@ -38,6 +38,8 @@ MOVED = 1e-3  # of an entry of the state: it has changed
 
 @dataclass(frozen=True)
 class Finding:
+    """One line of `tandem data check`."""
+
     severity: str  # "error" | "warning" | "note"
     key: str
     what: str
@@ -230,7 +232,7 @@ def _check_column(key: str, feature: Feature, parts: list[np.ndarray]) -> list[F
 
 
 def _check_constant(key: str, feature: Feature, x: np.ndarray) -> list[Finding]:
-    """One warning per entry of state and action, which would break the normaliser; one note per feature elsewhere."""
+    """One warning per entry of state and action, which would break the normaliser. One note per feature elsewhere."""
     with np.errstate(invalid="ignore"):
         wide = x.astype(np.float64)
         constant = np.flatnonzero(wide.std(0) <= NEARLY * np.maximum(1.0, np.abs(wide.mean(0)))).tolist()

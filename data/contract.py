@@ -7,7 +7,7 @@ Notable choices
   of the span is let through here, and `data check` reports the exact share outside.
 - A feature of shape (1,) also takes a plain scalar (rewards, flags), as LeRobot stores it. Arrays are never cast:
   float64 where float32 is due, or 0..1 floats where uint8 is due, is an error naming the key.
-Left out: arrays of two or more dimensions that are not images; optional features.
+Left out: arrays of two or more dimensions that are not images. Optional features.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Bound = float | tuple[float, ...] | None
 
 @dataclass(frozen=True)
 class Feature:
+    """One entry of an observation or an action: shape, dtype, names, units, range, role."""
+
     dtype: str  # one of DTYPES
     shape: tuple[int, ...]  # (H, W, 3) for images, (n,) for vectors, () for text
     names: tuple[str, ...] | None = None  # one per entry of a vector
@@ -46,6 +48,7 @@ class Feature:
 
     @staticmethod
     def from_json(key: str, raw: Mapping[str, Any]) -> Feature:
+        """From JSON. An error of one line where it is damaged."""
         _known(f"feature {key}", raw, {f.name for f in fields(Feature)}, {"dtype", "shape", "role"})
         feature = Feature(**{name: _frozen(value) for name, value in raw.items()})
         _check_types(key, feature)
@@ -55,13 +58,15 @@ class Feature:
 
 @dataclass(frozen=True)
 class Contract:
+    """Features, robot and rate, which data set, checkpoint and environment must share."""
+
     robot: str
     fps: float  # frames a second; a whole number is an int
     features: dict[str, Feature]
 
     @staticmethod
     def from_fields(raw: Mapping[str, Any]) -> Contract:
-        """From a plain dict {"robot", "fps", "features": {key: {...}}}; "cameras", if given, must agree with them."""
+        """From a plain dict {"robot", "fps", "features": {key: {...}}}. "cameras", if given, must agree with them."""
         _known("contract", raw, {"robot", "fps", "features", "cameras"}, {"robot", "fps", "features"})
         if not isinstance(raw["features"], Mapping) or len(raw["features"]) > MAX_FEATURES:
             raise DataError(f"contract: features must be a mapping of at most {MAX_FEATURES} features")
@@ -75,6 +80,7 @@ class Contract:
 
     @staticmethod
     def from_json(text: str) -> Contract:
+        """From JSON. An error of one line where it is damaged."""
         return Contract.from_fields(parse_json(text, "contract"))
 
     def to_json(self) -> str:
@@ -87,6 +93,7 @@ class Contract:
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
+        """sha256 of the contract: equal digests mean equal contracts."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def keys(self, *roles: str) -> list[str]:
@@ -196,7 +203,7 @@ def _same(what: str, field: str, here: Any, there: Any) -> None:
 
 
 def checked_fps(fps: object, where: str) -> float:
-    """A rate in frames a second, above 0; 30.0 is the int 30."""
+    """A rate in frames a second, above 0. 30.0 is the int 30."""
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= MAX_FPS:
         raise DataError(f"{where}: fps is {fps!r}; it must be a number above 0 and at most {MAX_FPS}")
     return int(fps) if fps == int(fps) else fps

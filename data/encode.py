@@ -2,7 +2,7 @@
 
 Notable choices
 - Every frame is checked against the contract and its images are encoded as it arrives, so memory holds compressed
-  bytes only. PNG (compress_level 1) is the default: lossless; JPEG (quality 95) is smaller.
+  bytes only. PNG (compress_level 1) is the default: lossless. JPEG (quality 95) is smaller.
 - An `EncodedEpisode` is plain picklable data and knows nothing of its place in a dataset. Workers encode, the parent
   writes in seed order, and the bytes on disk do not depend on the number of workers.
 - Histograms of the pixel values ride along: exact image statistics without decoding again. They describe the frames as
@@ -33,6 +33,8 @@ Meta = dict[str, Any]  # episode columns of our own: bool, int, float or str, e.
 
 @dataclass(frozen=True)
 class EncodedEpisode:
+    """An episode as it is stored: columns, images or videos, and counts for the statistics."""
+
     contract_digest: str
     mode: str  # "image" | "video"
     length: int  # frames
@@ -45,12 +47,13 @@ class EncodedEpisode:
     histograms: dict[str, np.ndarray] = field(default_factory=dict)  # (3, 256) int64 counts; PNG only
 
     def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
         images = sum(len(blob) for blobs in self.images.values() for blob in blobs)
         return images + sum(map(len, self.videos.values())) + sum(c.nbytes for c in self.columns.values())
 
 
 class EpisodeEncoder:
-    """Collects the frames of one episode: `add` each, then `finish`; `Recorder.save_encoded` writes the result."""
+    """Collects the frames of one episode: `add` each, then `finish`. `Recorder.save_encoded` writes the result."""
 
     def __init__(self, contract: Contract, mode: str = "image", image_format: str = "png") -> None:
         if mode not in ("image", "video") or image_format not in ("png", "jpeg"):
@@ -83,6 +86,7 @@ class EpisodeEncoder:
         self.length += 1
 
     def finish(self, task: str, meta: Meta) -> EncodedEpisode:
+        """The encoded episode, with its instruction and its row of meta/episodes."""
         _check_meta(task, meta, self.length)
         image_mode = self.mode == "image"
         return EncodedEpisode(
@@ -110,6 +114,7 @@ class EpisodeEncoder:
 
 
 def encode_image(image: np.ndarray, image_format: str) -> bytes:
+    """uint8 (H, W, 3) -> the bytes of a PNG or JPEG."""
     buffer = io.BytesIO()
     if image_format == "png":
         Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
@@ -119,7 +124,7 @@ def encode_image(image: np.ndarray, image_format: str) -> bytes:
 
 
 def decode_image(blob: object, where: str, shape: tuple[int, ...] | None = None, help: str = "") -> np.ndarray:
-    """uint8 (H, W, 3). shape: the one that it must have; the file's header is compared with it before anything is
+    """uint8 (H, W, 3). shape: the one that it must have. The file's header is compared with it before anything is
     decoded, because a PNG of 20 kB can be a picture of gigabytes. help: what to do about a damaged one."""
     end = f"; {help}" if help else ""
     if not isinstance(blob, bytes):

@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """Bad input or a damaged dataset; the command line prints it and exits with code 2."""
+    """Bad input or a damaged dataset. The command line prints it and exits with code 2."""

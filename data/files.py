@@ -10,8 +10,8 @@ Notable choices
   something. A link to a file of the same folder is followed, one that leads out of it is not.
 - JSON has limits of size, of depth (a deep one would exhaust the interpreter's stack) and of the number of its values
   (64 MB of `[],[],` would be gigabytes of lists), and its texts can be written down again.
-- Writing: a temporary file is created anew (O_EXCL), never through a link (O_NOFOLLOW), synced, renamed; then the
-  folder is synced. With `root`, no folder between it and the file may be a link; `root` itself may be one, because its
+- Writing: a temporary file is created anew (O_EXCL), never through a link (O_NOFOLLOW), synced, renamed. Then the
+  folder is synced. With `root`, no folder between it and the file may be a link. `root` itself may be one, because its
   name comes from the user. A lock is a file that is opened without following a link. A folder has one writer.
 Every refusal is a DataError of one line that names the file.
 """
@@ -35,7 +35,7 @@ MAX_TEXT = 64 << 10  # characters of one text of a person: an instruction, a sub
 
 
 def check_name(name: object, what: str) -> str:
-    """`name`, if it can be part of a file's name and stays in its folder; `what` says what it names, for the error."""
+    """`name`, if it can be part of a file's name and stays in its folder. `what` says what it names, for the error."""
     if not isinstance(name, str) or not name or len(name.encode("utf-8", "replace")) > MAX_NAME:
         raise DataError(f"{what}: {str(name)[:60]!r} is not a name of 1 to {MAX_NAME} bytes; rename it")
     if "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
@@ -61,6 +61,7 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def is_inside(path: Path, root: Path) -> bool:
+    """Does a path, with its links followed, lie inside a folder?"""
     try:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
     except ValueError:  # a NUL or half of a character in a name
@@ -75,9 +76,9 @@ def check_memory(size: int, where: str) -> None:
 
 
 def check_regular(path: Path, root: Path | None = None, limit: int | None = None) -> None:
-    """That `path` is a regular file of at most `limit` bytes, inside `root`; for readers that open it by its name.
+    """That `path` is a regular file of at most `limit` bytes, inside `root`. For readers that open it by its name.
 
-    FileNotFoundError where there is none; DataError for anything that is not such a file.
+    FileNotFoundError where there is none. DataError for anything that is not such a file.
     """
     if root is not None:
         check_inside(path, root)
@@ -92,7 +93,7 @@ def check_regular(path: Path, root: Path | None = None, limit: int | None = None
 def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
     """The content of a regular file of at most `limit` bytes. root: the folder that it must not leave.
 
-    FileNotFoundError where there is none; DataError for anything that is not such a file.
+    FileNotFoundError where there is none. DataError for anything that is not such a file.
     """
     check_regular(path, root, limit)
     try:
@@ -123,7 +124,7 @@ def _refusal(path: Path, error: Exception) -> DataError:
 
 
 def read_json(path: Path, root: Path | None = None, limit: int = MAX_JSON) -> Any:
-    """The value in a JSON file. FileNotFoundError where there is none; DataError where it is damaged or too large."""
+    """The value in a JSON file. FileNotFoundError where there is none. DataError where it is damaged or too large."""
     return parse_json(read_bytes(path, limit, root), str(path), max(MAX_VALUES, limit // 8))
 
 
@@ -193,7 +194,7 @@ def _kind(value: Any) -> str:
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files below `folder`, sorted; none where there is no such folder. DataError for a link, a FIFO or a device,
+    """All files below `folder`, sorted. None where there is no such folder. DataError for a link, a FIFO or a device,
     and where `folder` itself is a link: what they lead to is no part of a data set."""
     if folder.is_symlink():
         raise DataError(_link(folder))
@@ -226,10 +227,10 @@ def _link(path: Path) -> str:
 
 
 def write_atomic(path: Path, content: bytes, root: Path | None = None) -> None:
-    """After return the file is complete and survives a power cut; before, the old one is untouched.
+    """After return the file is complete and survives a power cut. Before, the old one is untouched.
 
     root: the folder that must not be left by a link. OSError where the disk is full or the folder cannot be written
-    to; nothing partial stays.
+    to. Nothing partial stays.
     """
     if root is not None:
         check_folders(path, root)
@@ -321,9 +322,11 @@ class Lock:
 
     @property
     def held(self) -> bool:
+        """Does this process hold the lock?"""
         return self._fd >= 0
 
     def release(self) -> None:
+        """Gives the lock back."""
         if self.held:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)

@@ -5,7 +5,7 @@
     unknown    nothing says so
 
 Data sets recorded here say it by their entries' names (delta_x, ...). Of others' it is inferred, entry by entry:
-- The same name in state and action is a target of what the state measures; that is how LeRobot records joints.
+- The same name in state and action is a target of what the state measures. That is how LeRobot records joints.
 - Else an entry that follows an entry of the next state closer than half of what it varies is a target.
 - Names that begin with "delta" or hold "vel" are steps and velocities.
 """
@@ -22,7 +22,7 @@ CLOSE = 0.5  # of its deviation: how closely a target is followed by the next st
 
 
 def action_kinds(contract: Contract, state: np.ndarray, action: np.ndarray, last: np.ndarray) -> tuple[str, ...]:
-    """state (F, S), action (F, A); last bool (F,): the frame is its episode's last, and has no next state."""
+    """state (F, S), action (F, A). last bool (F,): the frame is its episode's last, and has no next state."""
     state_names = contract.features["observation.state"].names or ()
     action_names = contract.features["action"].names or ("",) * action.shape[1]
     now = np.flatnonzero(~last)
@@ -40,7 +40,8 @@ def _by_name(name: str, state_names: tuple[str, ...]) -> str:
 
 
 def _kind(name: str, state_names: tuple[str, ...], given: np.ndarray, following: np.ndarray) -> str:
-    """given (F,): the action's entry; following (F, S): the next states."""
+    """given (F,): the action's entry.
+    following (F, S): the next states."""
     named = _by_name(name, state_names)
     if named != UNKNOWN:
         return named

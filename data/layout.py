@@ -47,22 +47,27 @@ IMAGE_NAMES = ["height", "width", "channels"]
 
 
 def place(episode: int) -> dict[str, int]:
+    """Chunk and file of an episode, by the names that path templates use."""
     return {"chunk_index": episode // CHUNK, "file_index": episode % CHUNK}
 
 
 def data_file(root: Path, episode: int) -> Path:
+    """Parquet file of an episode's columns."""
     return root / DATA_PATH.format(**place(episode))
 
 
 def episode_file(root: Path, episode: int) -> Path:
+    """Parquet file of an episode's row."""
     return root / EPISODES_PATH.format(**place(episode))
 
 
 def video_file(root: Path, key: str, episode: int) -> Path:
+    """Video file of an episode's camera."""
     return root / VIDEO_PATH.format(video_key=key, **place(episode))
 
 
 def table_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a parquet file with checksums."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", row_group_size=max(1, table.num_rows), write_page_checksum=True)
     return sink.getvalue().to_pybytes()
@@ -133,7 +138,7 @@ def _spelled_out(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _width(kind: pa.DataType) -> int | None:
-    """Bits of one value; None where they differ from row to row."""
+    """Bits of one value. None where they differ from row to row."""
     if pa.types.is_fixed_size_list(kind):
         inner = _width(kind.value_type)
         return None if inner is None else inner * kind.list_size
@@ -152,7 +157,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a data set; `path` is meta/<name>.json."""
+    """A JSON file of a data set. `path` is meta/<name>.json."""
     try:
         return files.read_json(path, path.parent.parent)
     except FileNotFoundError:
@@ -209,7 +214,7 @@ def check_column(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str
 
 
 def word_table(name: str, words: list[str]) -> pa.Table:
-    """tasks.parquet / subtasks.parquet: the words are the pandas *index*; without this metadata LeRobot silently
+    """tasks.parquet / subtasks.parquet: the words are the pandas *index*. Without this metadata LeRobot silently
     hands out the number 0 instead of the text."""
     table = pa.table({f"{name}_index": pa.array(range(len(words)), pa.int64()), name: pa.array(words, pa.string())})
 
@@ -246,6 +251,7 @@ def read_words(path: Path, name: str) -> dict[int, str]:
 
 
 def numeric_features(contract: Contract) -> dict[str, Feature]:
+    """Features of the contract that are stored as numbers."""
     return {key: f for key, f in sorted(contract.features.items()) if f.role not in ("image", "text")}
 
 
@@ -265,6 +271,7 @@ def data_schema(contract: Contract, mode: str) -> pa.Schema:
 
 
 def info_json(contract: Contract, mode: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """The content of meta/info.json."""
     return {
         "codebase_version": "v3.0",
         "robot_type": contract.robot,

@@ -1,4 +1,4 @@
-"""Normalizer: checked scaling of vectors, from exact statistics; it lives in the checkpoint as JSON.
+"""Normalizer: checked scaling of vectors, from exact statistics. It lives in the checkpoint as JSON.
 
 Notable choices
 - A missing feature, a wrong dimension, a NaN or a (nearly) constant entry is an error naming the feature and the entry,
@@ -29,6 +29,8 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Normalizer:
+    """Centre and scale of every numeric feature. Constant or missing statistics are an error."""
+
     mode: str  # what centre and scale are: "mean_std"
     center: dict[str, tuple[float, ...]]  # per feature, one value per entry
     scale: dict[str, tuple[float, ...]]
@@ -40,7 +42,7 @@ class Normalizer:
         keys: Sequence[str] = ("observation.state", "action"),
         floor: Mapping[str, float] | None = None,
     ) -> Normalizer:
-        """`stats` as in meta/stats.json; `floor` {feature: smallest scale} for features with constant entries."""
+        """`stats` as in meta/stats.json. `floor` {feature: smallest scale} for features with constant entries."""
         center, scale = {}, {}
         for key in keys:
             center[key], scale[key] = _fit(stats, contract, key, (floor or {}).get(key))
@@ -52,14 +54,17 @@ class Normalizer:
         return (x - center) / scale
 
     def denormalize(self, key: str, x: Array) -> Array:
+        """(..., n) of about unit size -> the feature's units."""
         center, scale = self._of(key, x)
         return x * scale + center
 
     def to_json(self) -> str:
+        """As JSON text, which `from_json` reads."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Normalizer:
+        """From JSON. An error of one line where it is damaged."""
         try:
             raw = json.loads(text)
             parts = [{key: tuple(map(float, v)) for key, v in raw[name].items()} for name in ("center", "scale")]

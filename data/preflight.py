@@ -21,7 +21,7 @@ from .rename import proposal
 def refuse_unusable(dataset: Dataset, image_size: int | None = None) -> None:
     """DataError where the data set has no images, state or actions that can be trained on.
 
-    image_size: side of the squares that the policy sees [pixels]; None: any size, but squares.
+    image_size: side of the squares that the policy sees [pixels]. None: any size, but squares.
     """
     features, where = dataset.info["features"], f"{dataset.root}/meta/info.json"
     if missing := [key for key in VECTORS if key not in features]:

@@ -1,4 +1,4 @@
-"""One look for all progress bars: rate and time left; a line every half minute where nobody watches."""
+"""One look for all progress bars: rate and time left. A line every half minute where nobody watches."""
 
 import sys
 from typing import Any

@@ -1,12 +1,12 @@
 """Dataset: reads a LeRobotDataset v3.0, ours or one recorded elsewhere.
 
 Notable choices
-- Every way a dataset can be broken is a DataError that names the file; nothing is fetched from anywhere.
+- Every way a dataset can be broken is a DataError that names the file. Nothing is fetched from anywhere.
 - Datasets without meta/contract.json (not ours) get a contract from info.json: shapes and names, no units or ranges.
-  Their files may hold many episodes; rows are selected by episode, video frames by their place (data/video.py).
-- Names of others become ours by `rename` (data/rename.py); files are still read by the names that they have.
+  Their files may hold many episodes. Rows are selected by episode, video frames by their place (data/video.py).
+- Names of others become ours by `rename` (data/rename.py). Files are still read by the names that they have.
 - Words are looked up by their index: tables of others have holes, and need not begin with 0.
-- Other columns come back as (T,) or (T, n); state and action always as float32 (T, n), also where they hold one number,
+- Other columns come back as (T,) or (T, n). State and action always as float32 (T, n), also where they hold one number,
   float64 or integers.
 - LeRobot 0.6 keeps subtasks in a column `language_persistent`: rows with a style and a time, the same in every frame of
   an episode. The subtask of a frame is the last row of style "subtask" that is not later than the frame.
@@ -48,6 +48,8 @@ VECTORS = ("observation.state", "action")
 
 
 class Dataset:
+    """A data set on disk, recorded by Tandem or elsewhere, read episode by episode."""
+
     def __init__(self, root: Path | str, rename: Mapping[str, str] | None = None) -> None:
         """rename: {the files' name: our name}, e.g. {"actions": "action"}."""
         self.root = Path(root)
@@ -76,7 +78,7 @@ class Dataset:
 
     @cached_property
     def subtasks(self) -> dict[int, str]:
-        """What is being done, by subtask_index; {} where the data does not say."""
+        """What is being done, by subtask_index. {} where the data does not say."""
         if "subtask_index" in self.info["features"]:
             path = self.root / "meta" / "subtasks.parquet"
             return read_words(path, "subtask") if self.episodes else {}
@@ -85,7 +87,7 @@ class Dataset:
 
     @cached_property
     def _said(self) -> dict[int, list[str]]:
-        """Subtask of every frame of every episode, from the language column; {} where there is none."""
+        """Subtask of every frame of every episode, from the language column. {} where there is none."""
         if LANGUAGE not in self.info["features"]:
             return {}
         return {e: self._spoken(e) for e in range(len(self.episodes))}
@@ -97,6 +99,7 @@ class Dataset:
 
     @cached_property
     def stats(self) -> dict[str, Any]:
+        """The statistics of meta/stats.json, checked."""
         stats = check_stats(read_json(self.root / "meta" / "stats.json"), self.root)
         for key, value in stats.items():
             if value["count"] != [len(self)]:
@@ -186,7 +189,7 @@ class Dataset:
         return self._shared[name]
 
     def table(self, episode: int, keys: Sequence[str] | None = None) -> pa.Table:
-        """The episode's rows as stored, under our names; only the columns `keys` are read from the disk."""
+        """The episode's rows as stored, under our names. Only the columns `keys` are read from the disk."""
         row = self._row(episode)
         path = self._file("data_path", row, "data")
         stored = [key for key, f in self.info["features"].items() if f["dtype"] != "video"]
@@ -286,7 +289,7 @@ def _last_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _entry_names(names: Any, shape: tuple[int, ...]) -> tuple[str, ...] | None:
-    """Names of a vector's entries: a list of them, also within a mapping ({"motors": [...]}); None where there are not
+    """Names of a vector's entries: a list of them, also within a mapping ({"motors": [...]}). None where there are not
     as many as entries."""
     if isinstance(names, Mapping):
         names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
@@ -295,7 +298,7 @@ def _entry_names(names: Any, shape: tuple[int, ...]) -> tuple[str, ...] | None:
 
 
 def subtask_at(rows: Any, time: float, where: str) -> str:
-    """The subtask at `time` [s of the episode] among the rows of a language column; "" where there is none yet."""
+    """The subtask at `time` [s of the episode] among the rows of a language column. "" where there is none yet."""
     found, latest = "", -np.inf
     for row in rows or ():
         if not isinstance(row, Mapping) or row.get("style") != "subtask":

@@ -3,12 +3,12 @@
 Notable choices
 - An episode is verified from its files: its row in meta/episodes, row count, contiguous index, checksums of all parquet
   pages, the mp4's digest and frame count. info.json is believed in nothing. `repair` decodes every picture too, since
-  the statistics need them anyway; `settle` the first and the last one of an episode.
+  the statistics need them anyway. `settle` the first and the last one of an episode.
 - No link is followed, nothing leaves the folder: where a folder or a file of the data set is a link, or quarantine/ is,
   it is refused by name before anything is changed.
 - Nothing is deleted: what is not kept lies under quarantine/NNNN/ with its path, and can be looked at or restored.
 - An episode that was written but not yet counted in info.json (a recorder killed in between) is kept.
-- Lost word tables are rebuilt from the episodes; a lost contract.json is not: nothing else holds units and ranges.
+- Lost word tables are rebuilt from the episodes. A lost contract.json is not: nothing else holds units and ranges.
 Only datasets recorded by Tandem (one file per episode).
 """
 
@@ -55,6 +55,8 @@ class State:
 
 @dataclass(frozen=True)
 class RepairReport:
+    """What a repair kept and what it moved to quarantine."""
+
     episodes: int
     frames: int
     quarantined: list[str]
@@ -68,6 +70,7 @@ class RepairReport:
 
 
 def repair(root: Path | str, progress: bool = True) -> RepairReport:
+    """Keeps the longest verified run of episodes and moves the rest to quarantine/."""
     root = Path(root)
     if not (root / "meta" / "contract.json").exists():
         raise DataError(f"{root}: no meta/contract.json; only datasets recorded by Tandem can be repaired")
@@ -96,7 +99,7 @@ def settle(root: Path) -> State:
 
 
 def survey(root: Path, every_picture: bool = False, progress: bool = False) -> State:
-    """Read and verify everything; changes nothing. DataError where a part of the data set is a link."""
+    """Read and verify everything. Changes nothing. DataError where a part of the data set is a link."""
     stored = _stored(root)
     contract = read_contract(root)
     mode = "video" if (root / "videos").exists() or _info_mode(root) == "video" else "image"
@@ -178,7 +181,7 @@ def _picture(data: Path, contract: Contract, table: pa.Table, key: str, t: int) 
 def _pixels(
     root: Path, contract: Contract, mode: str, row: Row, table: pa.Table, pool: ThreadPoolExecutor
 ) -> dict[str, np.ndarray]:
-    """Decodes every picture of an episode; camera key -> int64 (3, 256), how often each value occurs."""
+    """Decodes every picture of an episode. Camera key -> int64 (3, 256), how often each value occurs."""
     episode, length, found = row["episode_index"], row["length"], {}
     for key in contract.keys("image"):
         if mode == "video":

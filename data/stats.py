@@ -2,8 +2,8 @@
 
 Notable choices
 - Quantiles are those of the whole dataset (numpy's linear rule), not averages of per-episode quantiles.
-- Images have 256 values per channel, so a histogram gives every statistic exactly; reported in 0..1, nested [C][1][1].
-- Computed from the files, in one pass; a recorder that kept PNG histograms hands them over and no image is decoded.
+- Images have 256 values per channel, so a histogram gives every statistic exactly. Reported in 0..1, nested [C][1][1].
+- Computed from the files, in one pass. A recorder that kept PNG histograms hands them over and no image is decoded.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ Stats = dict[str, dict[str, Any]]
 
 
 def write_stats(root: Path | str, histograms: dict[str, np.ndarray] | None = None) -> Stats:
+    """Writes meta/stats.json of a data set."""
     stats = dataset_stats(Dataset(root), histograms)
     write_atomic(Path(root) / "meta" / "stats.json", json_bytes(stats), Path(root))
     return stats
 
 
 def dataset_stats(dataset: Dataset, histograms: dict[str, np.ndarray] | None = None) -> Stats:
-    """One pass over the columns; over the images too unless their histograms are given."""
+    """One pass over the columns. Over the images too unless their histograms are given."""
     if not dataset.episodes:
         return {}
     episodes = [dataset.columns(e) for e in range(len(dataset.episodes))]
@@ -55,7 +56,7 @@ def count_pixels(dataset: Dataset, key: str) -> np.ndarray:
 
 
 def column_stats(values: np.ndarray) -> dict[str, list[float]]:
-    """values (F,) or (F, n); sums in float64."""
+    """values (F,) or (F, n). Sums in float64."""
     x = values.reshape(len(values), -1).astype(np.float64)
     quantiles = dict(zip(QUANTILES, np.quantile(x, list(QUANTILES.values()), axis=0).tolist(), strict=True))
     moments = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}

@@ -7,7 +7,7 @@
 Notable choices
 - The handler only notes the signal. An exception raised inside a handler is lost where C code calls Python (an import
   inside pyarrow, a callback of a codec): Ctrl-C was swallowed so in one of ten recordings.
-- Outside of a block the exception is raised (`interrupt`), for nothing has to be brought to an end there; where it was
+- Outside of a block the exception is raised (`interrupt`), for nothing has to be brought to an end there. Where it was
   lost in an import, the next block, or the end of the command, still knows of it (`heard`).
 - A second signal does not wait for the present step: it raises at once.
 - Exit codes: 130 after Ctrl-C, and 75 (EX_TEMPFAIL: try again later) after SIGTERM or SIGHUP, so that a scheduler can
@@ -27,13 +27,13 @@ INTERRUPTED, PREEMPTED = 130, 75  # exit codes
 
 def die_with_parent() -> None:
     """For a process that was just started: the kernel kills it when its parent dies, also while it hangs in C code.
-    Linux only; elsewhere nothing happens."""
+    Linux only. Elsewhere nothing happens."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Stopped(KeyboardInterrupt):
-    """A command that was asked to stop has stopped; what it says is how to go on."""
+    """A command that was asked to stop has stopped. What it says is how to go on."""
 
     def __init__(self, message: str = "", number: int = signal.SIGINT):
         super().__init__(message)
@@ -41,6 +41,7 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
+        """Exit code of the command: 130 after Ctrl-C, 75 after SIGTERM or SIGHUP."""
         return INTERRUPTED if self.number == signal.SIGINT else PREEMPTED
 
 
@@ -51,7 +52,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 class Stop:
-    """Notes the signals while its block runs; only in a process's main thread. Blocks may lie within each other: the
+    """Notes the signals while its block runs. Only in a process's main thread. Blocks may lie within each other: the
     inner one hears."""
 
     def __init__(self) -> None:
@@ -70,10 +71,11 @@ class Stop:
 
     @property
     def requested(self) -> bool:
+        """Was the process asked to stop?"""
         return self.number is not None
 
     def finish(self, message: str) -> None:
-        """Stopped(message) where a signal has come; else nothing."""
+        """Stopped(message) where a signal has come. Else nothing."""
         if self.number is not None:
             raise Stopped(message, self.number)
 

@@ -41,6 +41,7 @@ class VideoEncoder:
         self._stream.codec_context.time_base = 1 / _rate(fps)
 
     def add(self, image: np.ndarray) -> None:
+        """Adds a frame, uint8 (H, W, 3)."""
         if self._content is not None:
             raise DataError("episode: is finished but not saved; save or discard it before adding frames")
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -49,6 +50,7 @@ class VideoEncoder:
         self._length += 1
 
     def finish(self) -> bytes:
+        """The bytes of the mp4, verified."""
         if self._content is None:
             self._container.mux(self._stream.encode(None))
             self._container.close()
@@ -58,7 +60,7 @@ class VideoEncoder:
 
 
 def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str) -> None:
-    """Every frame is there, once, at frame_index / fps. Reads packets only; decodes the first frame."""
+    """Every frame is there, once, at frame_index / fps. Reads packets only. Decodes the first frame."""
     try:
         with av.open(source if isinstance(source, io.BytesIO) else str(source), "r") as container:
             stream = container.streams.video[0]
@@ -75,7 +77,7 @@ def verify_video(source: io.BytesIO | Path, length: int, fps: float, where: str)
 
 
 def frame_times(path: Path) -> tuple[float, ...]:
-    """The moments at which the frames of a video are shown [s], in order; reads packets, decodes nothing.
+    """The moments at which the frames of a video are shown [s], in order. Reads packets, decodes nothing.
 
     DataError where the file is missing or no video.
     """
@@ -102,7 +104,8 @@ def _frame_times(path: Path, size: int, changed: int) -> tuple[float, ...]:
 
 def place_by_count(path: Path, before: int, length: int, total: int) -> slice | None:
     """Where an episode's frames are among those of its file, if the episodes of the file have as many frames in all
-    (`total`) as the file; before: frames of the episodes that come first. None where the counts differ."""
+    (`total`) as the file.
+    before: frames of the episodes that come first. None where the counts differ."""
     return slice(before, before + length) if len(frame_times(path)) == total else None
 
 

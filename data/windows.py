@@ -1,7 +1,7 @@
 """Training samples: which frames, what belongs to each, and a background thread that has the next batch ready.
 
 Notable choices
-- A sample is a frame t of an episode. Its window is cut with vectorised indexing; no Python loop runs per sample.
+- A sample is a frame t of an episode. Its window is cut with vectorised indexing. No Python loop runs per sample.
 - `Sampler.indices(step)` is a pure function of (seed, step): an epoch is a permutation of the frames, batches run on
   across the border of two epochs, and resuming needs nothing but the step number.
 - `Loader` hands out batches in step order whatever the prefetch depth.
@@ -89,8 +89,8 @@ class Sampler:
         frames: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """`episodes`: sample from these only; `frames`: these only, which may repeat; `ticks` planner ticks, `tick`
-        frames apart; `share` (r, n): every n-th frame of a batch from r on, so that n processes have a batch between
+        """`episodes`: sample from these only. `frames`: these only, which may repeat. `ticks` planner ticks, `tick`
+        frames apart. `share` (r, n): every n-th frame of a batch from r on, so that n processes have a batch between
         them."""
         self.batch_size, self.seed = batch_size, seed
         self.chunk, self.ticks, self.tick = chunk, ticks, tick
@@ -129,7 +129,7 @@ class Extras:
 
 
 def make_batch(sampler: Sampler, cache: FrameCache, step: int, extras: Extras = Extras()) -> Batch:
-    """The batch of one step; what the Loader runs in its thread."""
+    """The batch of one step. What the Loader runs in its thread."""
     idx = sampler.indices(step)
     batch = window(cache, idx, sampler.chunk, sampler.ticks, sampler.tick)
     for name in extras.at:
@@ -166,6 +166,7 @@ class Loader:
         return item
 
     def close(self) -> None:
+        """Ends the threads."""
         self._stop.set()
         self._thread.join(timeout=10)
 

@@ -2,7 +2,7 @@
 
 Order of one save: tasks and subtasks tables (append-only, a superset does no harm) -> data file -> videos -> read back
 and verify -> meta/episodes file -> info.json. Each is written to a temporary file, synced, renamed. A recorder killed
-anywhere loses at most the episode in progress; `resume=True` counts in an episode that had everything but its line in
+anywhere loses at most the episode in progress. `resume=True` counts in an episode that had everything but its line in
 info.json, and moves leftovers of an unfinished save to quarantine/. When it refuses an episode (disk full, ...) the
 episode stays in memory: free space and call save again.
 
@@ -41,7 +41,7 @@ SPARE_BYTES = 16 << 20  # kept free on the disk beside the episode itself
 
 @dataclass(frozen=True)
 class _Saved:
-    """What a recorder knows of the episodes in its folder; replaced at once, never half."""
+    """What a recorder knows of the episodes in its folder. Replaced at once, never half."""
 
     episodes: int = 0
     frames: int = 0
@@ -58,6 +58,8 @@ class _Saved:
 
 
 class Recorder:
+    """Records a data set, one durable episode after the other."""
+
     def __init__(
         self, root: Path | str, contract: Contract, mode: str = "image", resume: bool = False, image_format: str = "png"
     ) -> None:
@@ -90,6 +92,7 @@ class Recorder:
 
     @property
     def frames(self) -> int:
+        """Frames recorded so far."""
         return self._saved.frames
 
     def add_frame(self, frame: Mapping[str, Any]) -> None:
@@ -100,12 +103,13 @@ class Recorder:
             raise DataError(f"{self.root}: episode {self.episodes}, {error}") from None
 
     def save_episode(self, task: str, meta: Meta) -> int:
-        """Durable when it returns; gives the episode's index."""
+        """Durable when it returns. Gives the episode's index."""
         index = self.save_encoded(self._encoder.finish(task, meta))
         self.discard_episode()
         return index
 
     def discard_episode(self) -> None:
+        """Drops the frames of the present episode."""
         self._encoder = self._new_encoder()
 
     def save_encoded(self, episode: EncodedEpisode) -> int:

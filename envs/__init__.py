@@ -27,8 +27,8 @@ __all__ = [
 
 
 def expert(env: gymnasium.Env, seed: int, disturbed: float | None = None) -> Script:
-    """The scripted expert of the task that `env` runs; call it after `env.reset(seed=seed)`. disturbed: chance of every
-    step that a perturbation of its actions starts, which shows how to recover; none: its own."""
+    """The scripted expert of the task that `env` runs. Call it after `env.reset(seed=seed)`. disturbed: chance of every
+    step that a perturbation of its actions starts, which shows how to recover. None: its own."""
     script = task_of(env).expert(seed)
     if disturbed is not None:
         script.disturb(disturbed)

@@ -44,7 +44,7 @@ def _heard(env: gymnasium.Env, seed: int) -> bool:
 
 
 def _reset(env: gymnasium.Env, seed: int) -> tuple[str, dict[str, bytes]]:
-    """Digest of the first state; first pictures."""
+    """Digest of the first state. First pictures."""
     inner = task_of(env)
     inner.looking = True
     obs, _ = env.reset(seed=seed)
@@ -53,7 +53,7 @@ def _reset(env: gymnasium.Env, seed: int) -> tuple[str, dict[str, bytes]]:
 
 
 def things_in_place(env: gymnasium.Env, seeds: int = 6) -> tuple[int, int]:
-    """How many things of KNOWN the first camera shows where the simulator says that they are, in their own colour; and
+    """How many things of KNOWN the first camera shows where the simulator says that they are, in their own colour. And
     how many should be seen. For tasks that have privileged columns."""
     inner = task_of(env)
     camera, shown, of = inner.known_cameras[0], 0, 0

@@ -22,7 +22,7 @@ def measure(seconds: float, tasks: tuple[str, ...] = SUITES["tabletop"]) -> dict
 
 
 def rate(task: str, cameras: tuple[str, ...], seconds: float) -> float:
-    """Control steps a second under random actions; resets are not counted, compiling and first frames neither."""
+    """Control steps a second under random actions. Resets are not counted, compiling and first frames neither."""
     env, rng = make(task, cameras=cameras), np.random.default_rng(0)
     steps, spent, seed = 0, 0.0, 0
     env.reset(seed=seed)

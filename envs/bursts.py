@@ -1,6 +1,6 @@
 """Perturbations of a script: now and then something random lasts for a few steps.
 
-Recordings mark those steps (`perturbed`), so that training can leave them out; what follows shows how to recover (DART,
+Recordings mark those steps (`perturbed`), so that training can leave them out. What follows shows how to recover (DART,
 arXiv 1703.09327, with the noise made visible).
 """
 
@@ -13,10 +13,14 @@ T = TypeVar("T")
 
 
 class Bursts(Generic[T]):
+    """Perturbations that start by chance and last some steps."""
+
     def __init__(
         self, rng: np.random.Generator, rate: float, steps: tuple[int, int], draw: Callable[[np.random.Generator], T]
     ):
-        """rate: chance a step that a burst starts; steps: its shortest and longest length; draw: what it is."""
+        """rate: chance a step that a burst starts.
+        steps: its shortest and longest length.
+        draw: what it is."""
         self._rng, self._rate, self._steps, self._draw = rng, rate, steps, draw
         self._left = 0
         self._drawn: T | None = None
@@ -26,7 +30,7 @@ class Bursts(Generic[T]):
         self._rate, self._left = rate, 0
 
     def step(self) -> T | None:
-        """What disturbs this step; None: nothing does."""
+        """What disturbs this step. None: nothing does."""
         if self._left == 0 and self._rng.random() < self._rate:
             self._left = int(self._rng.integers(self._steps[0], self._steps[1] + 1))
             self._drawn = self._draw(self._rng)

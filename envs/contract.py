@@ -15,6 +15,7 @@ class Vector:
     high: tuple[float, ...] | None = None
 
     def feature(self, role: str) -> dict[str, Any]:
+        """The vector as a feature of the contract."""
         return {
             "dtype": "float32", "shape": [len(self.names)], "names": list(self.names), "unit": list(self.units),
             "low": None if self.low is None else list(self.low), "high": None if self.high is None else list(self.high),

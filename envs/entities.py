@@ -14,4 +14,5 @@ ENTITIES = (*COLOURS, "bowl", "mark", "handle")  # whatever has that colour, the
 
 
 def sample_colours(rng: np.random.Generator, count: int) -> list[str]:
+    """`count` different colours, drawn from `rng`."""
     return [str(c) for c in rng.permutation(list(COLOURS))[:count]]

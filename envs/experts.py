@@ -46,17 +46,20 @@ class Misplaced:
 
     @property
     def pinch(self) -> np.ndarray:
+        """The point between the fingertips, as the simulation has it."""
         return self._sim.pinch - self.by
 
     def body(self, name: str) -> np.ndarray:
+        """Where the expert takes a body to be."""
         return self._sim.body(name) + self.off.get(name, np.zeros(3))
 
     def object(self, index: int) -> np.ndarray:
+        """Where the expert takes an object to be."""
         return self.body(f"object{index}")
 
 
 class Expert:
-    """Subclasses say what to do in `decide`; this class adds the perturbations."""
+    """Subclasses say what to do in `decide`. This class adds the perturbations."""
 
     flip_rate = FLIP_RATE
 
@@ -67,6 +70,7 @@ class Expert:
         self._bursts = Bursts(np.random.default_rng([7, seed]), BURST_RATE, BURST_STEPS, self._disturbance)
 
     def disturb(self, rate: float) -> None:
+        """Sets the chance a step that a perturbation of the actions starts."""
         self._bursts.change(rate)
         self._misplaced.change(MISPLACED_RATE * rate if rate > BURST_RATE else 0.0)
 
@@ -87,16 +91,17 @@ class Expert:
         return np.clip(action, -1, 1).astype(np.float32), move.subtask, burst is not None or by is not None
 
     def _disturbance(self, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-        """Offset (7,) of the action; do the fingers do the opposite."""
+        """Offset (7,) of the action. Do the fingers do the opposite."""
         offset = np.concatenate([rng.uniform(-0.6, 0.6, 3), [0, 0], rng.uniform(-0.4, 0.4, 1), [0]])
         return offset, bool(rng.random() < self.flip_rate)
 
     def decide(self) -> Move:
+        """The next control step and its subtask, from the present state of the simulation."""
         raise NotImplementedError
 
     # -- building blocks -------------------------------------------------------------------------------------------
     def toward(self, target: np.ndarray, gripper: float, subtask: str, yaw: float | None = None) -> Move:
-        """A step toward `target` (3,) [m], at most SPEED, slower near it; `yaw`: angle of the finger stroke."""
+        """A step toward `target` (3,) [m], at most SPEED, slower near it. `yaw`: angle of the finger stroke."""
         step = (target - self.sim.pinch) / POSITION_SCALE
         step *= SPEED / max(SPEED, float(np.linalg.norm(step)))
         turn = 0.0 if yaw is None else np.clip(self.yaw_error(yaw) / ROTATION_SCALE, -0.8, 0.8)
@@ -116,6 +121,7 @@ class Expert:
         return target + [0, 0, min(clearance, max(0.0, (aside - radius) * slope))]
 
     def aside(self, target: np.ndarray) -> float:
+        """Horizontal distance of the hand from `target` [m]."""
         return float(np.linalg.norm(self.sim.pinch[:2] - target[:2]))
 
 
@@ -129,6 +135,7 @@ class GraspExpert(Expert):
     lift_height = 0.14  # pinch height while carrying [m]
 
     def holds(self) -> bool:
+        """Is object 0 between the closed fingers?"""
         offset = self.sim.object(0) - self.sim.pinch
         return bool(np.linalg.norm(offset) < 0.022 and self.sim.opening < GRASPED)
 
@@ -148,7 +155,7 @@ class GraspExpert(Expert):
         return self.toward(target, CLOSED, f"grasp the {name}", yaw)
 
     def carry(self, over: np.ndarray, where: str, reach: float) -> Move | None:
-        """Lifts and takes the held object above `over` (x, y); None once it is within `reach` of it."""
+        """Lifts and takes the held object above `over` (x, y). None once it is within `reach` of it."""
         name, aside = self.names[0], float(np.linalg.norm(self.sim.object(0)[:2] - over[:2]))
         if aside <= reach:
             return None
@@ -158,4 +165,5 @@ class GraspExpert(Expert):
         return self.toward(target, CLOSED, f"carry the {name} to the {where}")
 
     def retreat(self) -> Move:
+        """Opens the fingers and moves up."""
         return self.toward(self.sim.pinch + [0, 0, 0.05], OPEN, f"release the {self.names[0]}")

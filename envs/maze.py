@@ -1,6 +1,6 @@
 """`point-maze` of gymnasium-robotics, its maze without walls inside: an example of envs/plain.py.
 
-The state is the green ball's place and velocity; where the red one is must be seen.
+The state is the green ball's place and velocity. Where the red one is must be seen.
 (Fetch would be the robot to show, but 1.4.2's joint helpers refuse every joint under new MuJoCo.)
 """
 

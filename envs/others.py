@@ -26,7 +26,7 @@ INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-imag
 
 
 def call(what: str, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
-    """The function's result; RaisedError "`what` raised …" where it raises anything, also where it calls `sys.exit`;
+    """The function's result. RaisedError "`what` raised …" where it raises anything, also where it calls `sys.exit`.
     EnvError where a package is missing. MemoryError passes: it is the machine's."""
     try:
         return function(*arguments, **more)
@@ -43,7 +43,7 @@ def note(words: str) -> None:
 
 
 def said(error: BaseException) -> str:
-    """ "raised ValueError: … (file.py, line 3)"; for a package that is missing, what to install."""
+    """ "raised ValueError: … (file.py, line 3)". For a package that is missing, what to install."""
     package = missing_package(error)
     if package is not None:
         return f"needs the package {package}, which is not installed: pip install {package}"
@@ -54,7 +54,7 @@ def said(error: BaseException) -> str:
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """As it is installed; None where the error does not come from a missing package. Gymnasium's own error for that
+    """As it is installed. None where the error does not come from a missing package. Gymnasium's own error for that
     hides the import's error behind it."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -66,7 +66,7 @@ def missing_package(error: BaseException | None) -> str | None:
 
 def place(error: BaseException) -> str:
     """ " (file.py, line 3)": the last line of code that neither Tandem nor an installed package holds, else the last
-    one; empty where there is none."""
+    one. Empty where there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]

@@ -1,16 +1,16 @@
 """Cameras that show nothing: one colour, or the same picture for ever. They are refused, since a policy learns nothing
 from them and nobody would see it.
 
-- One colour (`of_one_colour`): any camera's first picture of an episode; later only where all cameras have shown one
+- One colour (`of_one_colour`): any camera's first picture of an episode. Later only where all cameras have shown one
   colour for LOOKS looks on end, as a wrist camera may be pressed on what it grasps.
 - 0 to 1 instead of 0 to 255: a first picture that holds nothing but zeros and ones.
 - Frozen: pictures equal bit for bit over LOOKS looks on end (resets included) while more than half of those entries of
-  the state that ever vary have moved, each by more than MOVED of its range. Where all cameras are frozen, at once; one
+  the state that ever vary have moved, each by more than MOVED of its range. Where all cameras are frozen, at once. One
   camera alone, after RESETS resets, as it may look at a plain wall for a while.
 - Frozen over resets: RESETS resets on end with first states that differ, one instruction, and equal first pictures.
 
 What moves outside of the picture looks frozen too: `TaskEnv.check_pictures` turns all of this off. What cannot be told
-for any environment at all: turned or mirrored pictures, and wrong colours; `tandem doctor` draws a known scene.
+for any environment at all: turned or mirrored pictures, and wrong colours. `tandem doctor` draws a known scene.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,8 +39,10 @@ class _Stretch:
 
 
 class PictureWatch:
+    """Watches the cameras of an environment for pictures that show nothing."""
+
     def __init__(self, task: str, limits: tuple[np.ndarray, np.ndarray]):
-        """limits: lowest and highest state, (S,) each; infinite where there is no limit."""
+        """limits: lowest and highest state, (S,) each. Infinite where there is no limit."""
         self._task = task
         self._stretches: dict[str, _Stretch] = {}
         span = np.asarray(limits[1], np.float64) - np.asarray(limits[0], np.float64)
@@ -74,7 +76,7 @@ class PictureWatch:
     def still(
         self, pictures: Mapping[str, np.ndarray], state: np.ndarray, instruction: str, digest: Callable[[], str]
     ) -> None:
-        """PictureError where the pictures of cameras stay the same; after `colours`, of the same look. state: (S,);
+        """PictureError where the pictures of cameras stay the same. After `colours`, of the same look. state: (S,).
         digest: of the episode's first state, asked for at its first look."""
         if not np.isfinite(state).all():  # the simulation broke, which the step says
             return

@@ -41,6 +41,7 @@ class Pictures:
         return self._whole(camera, array) if array.dtype.kind in "iu" else self._pointed(camera, array)
 
     def refused(self, camera: str, why: str) -> PictureError:
+        """The PictureError that names the task and the camera."""
         return PictureError(f"camera {camera!r} of task {self._task!r} {why}")
 
     def _array(self, camera: str, frame: Any) -> np.ndarray:

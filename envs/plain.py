@@ -5,9 +5,9 @@
 
     register("pendulum")(GymTask(make, "swing the pendulum up", state=lambda obs: obs, success=is_up, horizon=200))
 
-and the command line, told the module by TANDEM_TASKS, takes it by its name; with a `script` demonstrations can be
-recorded. What is seen is what it renders (envs/pictures.py), scaled to the size asked for; actions are scaled from
-[-1, 1] to its own limits and type; its reward passes as it is. An episode in which the state or the reward is not
+and the command line, told the module by TANDEM_TASKS, takes it by its name. With a `script` demonstrations can be
+recorded. What is seen is what it renders (envs/pictures.py), scaled to the size asked for. Actions are scaled from
+[-1, 1] to its own limits and type. Its reward passes as it is. An episode in which the state or the reward is not
 finite, or in which MuJoCo says so, is a `sim_error`. Whatever its code raises is one line (envs/others.py).
 Left out: privileged columns (the encoder then learns without teachers), more than one camera, wrong instructions.
 """
@@ -56,6 +56,7 @@ class GymTask:
     check_pictures: bool = True  # refuse a camera that shows one colour, or one picture while the state moves
 
     def make(self, name: str, **options: Any) -> TaskEnv:
+        """The environment of this task."""
         return PlainEnv(name, self, **options)
 
     def contract_fields(self, image_size: int = 96) -> dict[str, Any]:
@@ -152,6 +153,7 @@ class PlainEnv(TaskEnv):
         return self.observed(self.state), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step, as gymnasium's: observation, reward, terminated on success, truncated, info."""
         reward, terminated, truncated, found = self._step(np.clip(self.checked(action), -1.0, 1.0))
         self._steps += 1
         state = self._state()
@@ -164,6 +166,7 @@ class PlainEnv(TaskEnv):
         return self.observed(self.state), 0.0 if broken else reward, success, ended, info
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3): what a camera shows now."""
         for viewer in self._viewers:
             viewer.make_context_current()
         begin = time.perf_counter()
@@ -176,6 +179,7 @@ class PlainEnv(TaskEnv):
         return fitted(self.pictures.converted(camera, frame), size)
 
     def close(self) -> None:
+        """Frees the renderers."""
         if self._closed:
             return
         self._closed = True
@@ -190,9 +194,11 @@ class PlainEnv(TaskEnv):
         self.close()
 
     def expert(self, seed: int) -> Script:
+        """The scripted expert of this episode. EnvError where the task has none."""
         return super().expert(seed) if self.task.script is None else _PlainScript(self, self.task.script)
 
     def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and of the instruction."""
         return digest(*_leaves(self.inner, self.seen), self.task.instruction)
 
     # -- the inner environment, and what it gives -------------------------------------------------------------------
@@ -266,7 +272,7 @@ class PlainEnv(TaskEnv):
 
 
 def _leaves(inner: gymnasium.Env, seen: Any) -> list[np.ndarray | str]:
-    """The observation's numbers, flat; one by one where it is not as its space says, or there is no space."""
+    """The observation's numbers, flat. One by one where it is not as its space says, or there is no space."""
     try:
         return [np.asarray(spaces.flatten(inner.observation_space, seen))]
     except Exception:  # whatever flattening meets: a missing key, another shape, a kind of space without it

@@ -14,7 +14,7 @@ OURS = ("backbone", "data", "envs", "planner", "policy", "scripts")  # which wer
 
 
 def import_tasks(names: str) -> None:
-    """names: of modules, between blanks; EnvError where one cannot be imported, or registers nothing."""
+    """names: of modules, between blanks. EnvError where one cannot be imported, or registers nothing."""
     for name in names.split():
         if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
             raise EnvError(f"TANDEM_TASKS names {name!r}, which is no module{_meant(name)}")

@@ -13,7 +13,8 @@ def privileged_columns(
     cameras: Mapping[str, Projection],
     referents: Sequence[str | None],
 ) -> dict[str, np.ndarray]:
-    """found: entity -> position (3,) [m], of those that are present; referents: what the instruction handles, and where
+    """found: entity -> position (3,) [m], of those that are present.
+    referents: what the instruction handles, and where
     to, by name."""
     state = np.zeros((len(entities), 4), np.float32)
     for i, entity in enumerate(entities):

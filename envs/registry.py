@@ -17,7 +17,7 @@ class TaskSpec(Protocol):
     """What is registered: it makes environments of one task, and says beforehand what they give and take."""
 
     def make(self, name: str, **options: Any) -> TaskEnv:
-        """options: `cameras`, `image_size` and `render_mode`, as `TaskEnv` takes them; all have defaults."""
+        """options: `cameras`, `image_size` and `render_mode`, as `TaskEnv` takes them. All have defaults."""
         ...
 
     def contract_fields(self, image_size: int = ...) -> dict[str, Any]:
@@ -32,7 +32,7 @@ T = TypeVar("T", bound=TaskSpec)
 
 
 def register(name: str, *suites: str) -> Callable[[T], T]:
-    """`register("mine")(spec)` adds a task and its gymnasium id; on a `Task` class it is a decorator:
+    """`register("mine")(spec)` adds a task and its gymnasium id. On a `Task` class it is a decorator:
     `@register("pick_place", "tabletop")` adds `Tandem/PickPlace-v0` and puts the task into the suite `tabletop`."""
 
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -64,11 +64,12 @@ def _kind(spec: Any) -> str:
 
 
 def gym_id(name: str) -> str:
+    """The gymnasium id of a task, e.g. Tandem/PickPlace-v0."""
     return f"Tandem/{''.join(word.capitalize() for word in re.split('[_-]', name))}-v0"
 
 
 def resolve(names: Sequence[str] | str) -> tuple[str, ...]:
-    """Task or suite names -> task names; EnvError names the first unknown one."""
+    """Task or suite names -> task names. EnvError names the first unknown one."""
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         if name not in TASKS and name not in SUITES:
@@ -86,7 +87,7 @@ def _known() -> str:
 
 
 def make(name: str, image_size: int | None = None, **options: Any) -> TaskEnv:
-    """`make("pick_place", cameras=("front", "wrist"), image_size=96)` -> its environment; no size: the task's own."""
+    """`make("pick_place", cameras=("front", "wrist"), image_size=96)` -> its environment. No size: the task's own."""
     if name not in TASKS:
         resolve(name)
         raise EnvError(f"{name!r} is a suite; make one of its tasks: {', '.join(SUITES[name])}")

@@ -17,7 +17,10 @@ _LIVE: "weakref.WeakSet[Closable]" = weakref.WeakSet()
 
 
 class Closable(Protocol):
-    def close(self) -> None: ...
+    """What holds resources of OpenGL."""
+
+    def close(self) -> None:
+        """Frees what OpenGL holds."""
 
 
 def close_at_exit(renderer: Closable) -> None:
@@ -47,7 +50,7 @@ class _Renderer(mujoco.Renderer):
 
 
 class CameraRenderer:
-    """One OpenGL context for one image size. Make it in the process that uses it; close it there."""
+    """One OpenGL context for one image size. Make it in the process that uses it. Close it there."""
 
     def __init__(self, model: mujoco.MjModel, size: int):
         buffer = model.vis.global_
@@ -70,6 +73,7 @@ class CameraRenderer:
         return self._renderer.render().copy()
 
     def close(self) -> None:
+        """Frees what OpenGL holds."""
         self._renderer.close()
 
 
@@ -87,6 +91,7 @@ class Cameras:
         return self._renderers[size].image(data, camera)
 
     def close(self) -> None:
+        """Frees what OpenGL holds."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}

@@ -2,7 +2,7 @@
 
 A model is compiled once per set of fixtures. What changes between episodes (shapes, colours, positions of fixed
 things) is written into the compiled model, so that a reset is cheap and the renderer lives on. Every movable object
-carries all shapes; the inactive ones neither collide nor show. Mass and inertia do not depend on the shape.
+carries all shapes. The inactive ones neither collide nor show. Mass and inertia do not depend on the shape.
 """
 
 from functools import cache
@@ -81,7 +81,7 @@ _TEMPLATE = """
 
 @cache
 def compile_scene(fixtures: tuple[str, ...]) -> mujoco.MjModel:
-    """fixtures of "objects", "bowl", "mark", "drawer", "buttons" -> a compiled model; copy it before writing."""
+    """fixtures of "objects", "bowl", "mark", "drawer", "buttons" -> a compiled model. Copy it before writing."""
     parts = {
         "objects": "".join(_OBJECT.format(i=i, x=0.2 + 0.1 * i, r=OBJECT_RADIUS) for i in range(OBJECTS)),
         "buttons": "".join(_BUTTON.format(i=i) for i in range(OBJECTS)),

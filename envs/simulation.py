@@ -23,6 +23,8 @@ FINGER_OPEN = 0.04  # [m]
 
 
 class Simulation:
+    """The scene of Tabletop in MuJoCo: the arm, its control, and what lies on the table."""
+
     def __init__(self, fixtures: tuple[str, ...]):
         self.model = compile_scene(fixtures).__copy__()
         self.data = mujoco.MjData(self.model)
@@ -36,7 +38,7 @@ class Simulation:
 
     # -- reset -----------------------------------------------------------------------------------------------------
     def clear(self) -> None:
-        """Everything as compiled; objects out of sight until they are placed."""
+        """Everything as compiled. Objects out of sight until they are placed."""
         mujoco.mj_resetData(self.model, self.data)
         self.colour_of, self.shape_of = {}, {}
 
@@ -52,6 +54,7 @@ class Simulation:
         mujoco.mj_forward(self.model, self.data)
 
     def place_object(self, index: int, colour: str, shape: str, xy: np.ndarray, yaw: float) -> None:
+        """Puts an object of this colour, shape and yaw [rad] at (x, y) [m]."""
         for name, geom in shape_geoms(self.model, index).items():
             active = name == shape
             self.model.geom_rgba[geom] = (*COLOURS[colour], 1.0) if active else 0.0
@@ -61,11 +64,13 @@ class Simulation:
         self.colour_of[index], self.shape_of[index] = colour, shape
 
     def place_button(self, index: int, colour: str, xy: np.ndarray) -> None:
+        """Puts a button of this colour at (x, y) [m]."""
         self.model.body(f"button{index}").pos[:2] = xy
         self.model.geom(f"button{index}_cap").rgba[:] = (*COLOURS[colour], 1.0)
         self.colour_of[index], self.shape_of[index] = colour, "button"
 
     def place_fixture(self, name: str, xy: np.ndarray, yaw: float = 0.0) -> None:
+        """Puts a fixture at (x, y) [m], turned by yaw [rad]."""
         self.model.body(name).pos[:2] = xy
         self.model.body(name).quat[:] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
 
@@ -98,7 +103,7 @@ class Simulation:
 
     @property
     def rotation(self) -> np.ndarray:
-        """(3, 3) axes of the hand in the world; the third points out of the hand, the second along the stroke."""
+        """(3, 3) axes of the hand in the world. The third points out of the hand, the second along the stroke."""
         return self.data.site_xmat[self._site].reshape(3, 3)
 
     @property
@@ -107,16 +112,20 @@ class Simulation:
         return float(self.data.qpos[7] + self.data.qpos[8]) / (2 * FINGER_OPEN)
 
     def body(self, name: str) -> np.ndarray:
+        """Position (3,) of a body [m]."""
         return self.data.body(name).xpos
 
     def object(self, index: int) -> np.ndarray:
+        """Position (3,) of an object's centre [m]."""
         return self.data.body(f"object{index}").xpos
 
     def object_yaw(self, index: int) -> float:
+        """Angle of an object about the vertical [rad]."""
         matrix = self.data.body(f"object{index}").xmat
         return float(np.arctan2(matrix[3], matrix[0]))
 
     def object_speed(self, index: int) -> float:
+        """Speed of an object [m/s]."""
         start = self.model.joint(f"object{index}").dofadr[0]
         return float(np.linalg.norm(self.data.qvel[start : start + 3]))
 
@@ -131,10 +140,12 @@ class Simulation:
 
     @property
     def handle(self) -> np.ndarray:
+        """Position (3,) of the drawer's handle [m]."""
         return self.data.geom("handle").xpos
 
     @property
     def drawer_yaw(self) -> float:
+        """Angle of the drawer about the vertical [rad]."""
         matrix = self.data.body("cabinet").xmat
         return float(np.arctan2(matrix[3], matrix[0]))
 
@@ -159,6 +170,7 @@ class Simulation:
         return np.concatenate(parts).astype(np.float32)
 
     def diverged(self) -> bool:
+        """Did the simulation break since the episode began?"""
         return diverged(self.data)
 
     def digest(self) -> str:

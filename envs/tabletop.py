@@ -40,22 +40,37 @@ def contract_fields(image_size: int = 96) -> dict[str, Any]:
 
 
 class TabletopTask(Protocol):
-    """What the environment asks of a task; `envs.task.Task` says more of each."""
+    """What the environment asks of a task. `envs.task.Task` says more of each."""
 
     fixtures: ClassVar[tuple[str, ...]]
     horizon: ClassVar[int]
     picks_object: ClassVar[bool]
 
-    def reset(self, sim: Simulation, rng: np.random.Generator) -> None: ...
-    def success(self, sim: Simulation) -> bool: ...
-    def reward(self, sim: Simulation) -> float: ...
-    def script(self, sim: Simulation, seed: int) -> Script: ...
-    def instruction(self, sim: Simulation) -> str: ...
-    def wrong_instruction(self, sim: Simulation) -> str | None: ...
-    def referents(self, sim: Simulation) -> tuple[str | None, str | None]: ...
+    def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Begins an episode: clears the scene, draws a wording and a layout from `rng`, and places the arm."""
+
+    def success(self, sim: Simulation) -> bool:
+        """Is the goal reached in the present state of the simulation?"""
+
+    def reward(self, sim: Simulation) -> float:
+        """Dense reward of the present state, in [0, 1]."""
+
+    def script(self, sim: Simulation, seed: int) -> Script:
+        """The scripted expert of this episode."""
+
+    def instruction(self, sim: Simulation) -> str:
+        """The sentence about the object that is meant."""
+
+    def wrong_instruction(self, sim: Simulation) -> str | None:
+        """The same sentence about another object of the scene, or None where the sentence picks none."""
+
+    def referents(self, sim: Simulation) -> tuple[str | None, str | None]:
+        """The entities that the instruction names: what is handled, and where it goes. None where there is none."""
 
 
 class TabletopEnv(TaskEnv):
+    """A task of the suite Tabletop as a `TaskEnv`."""
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
     entities = ENTITIES
 
@@ -85,6 +100,7 @@ class TabletopEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step, as gymnasium's: observation, reward, terminated on success, truncated, info."""
         self.sim.control(np.clip(self.checked(action), -1.0, 1.0))
         self._steps += 1
         broken = self.sim.diverged()
@@ -98,15 +114,19 @@ class TabletopEnv(TaskEnv):
         return self.observed(state)
 
     def render_camera(self, camera: str, size: int) -> np.ndarray:
+        """uint8 (size, size, 3): what a camera shows now."""
         return self._cameras.image(self.sim.data, camera, size)
 
     def close(self) -> None:
+        """Frees the renderers."""
         self._cameras.close()
 
     def expert(self, seed: int) -> Script:
+        """The scripted expert of this episode. EnvError where the task has none."""
         return self.task.script(self.sim, seed)
 
     def snapshot(self) -> Callable[[], None]:
+        """A function that puts the episode back to the present state, bit for bit."""
         steps, moved_back = self._steps, self.sim.snapshot()
 
         def back() -> None:
@@ -116,7 +136,7 @@ class TabletopEnv(TaskEnv):
         return back
 
     def wrong_instruction(self) -> str | None:
-        """A true sentence about another object of this scene; None where the instruction picks nothing."""
+        """A true sentence about another object of this scene. None where the instruction picks nothing."""
         return self.task.wrong_instruction(self.sim)
 
     def privileged(self) -> dict[str, np.ndarray]:
@@ -125,4 +145,5 @@ class TabletopEnv(TaskEnv):
         return privileged_columns(ENTITIES, self.sim.entity_positions(), cameras, self.task.referents(self.sim))
 
     def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and of the instruction."""
         return digest(self.sim.digest(), self.task.instruction(self.sim))

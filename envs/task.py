@@ -35,29 +35,35 @@ class Task:
 
     @classmethod
     def make(cls, name: str, **options: Any) -> tabletop.TabletopEnv:
+        """The environment of this task."""
         return tabletop.TabletopEnv(name, cls(), **options)
 
     @staticmethod
     def contract_fields(image_size: int = 96) -> dict[str, Any]:
+        """The contract of this task as `envs.contract.build_contract` gives it."""
         return tabletop.contract_fields(image_size)
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Begins an episode: clears the scene, draws a wording and a layout from `rng`, and places the arm."""
         sim.clear()
         self.template = str(rng.choice(self.templates))
         self.place(sim, rng)
         sim.start_arm(rng.uniform([0.40, -0.10, 0.17], [0.52, 0.10, 0.25]))
 
     def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Puts fixtures and objects in place, drawn from `rng`."""
         raise NotImplementedError
 
     def success(self, sim: Simulation) -> bool:
+        """Is the goal reached in the present state of the simulation?"""
         raise NotImplementedError
 
     def reward(self, sim: Simulation) -> float:
+        """Dense reward of the present state, in [0, 1]."""
         raise NotImplementedError
 
     def script(self, sim: Simulation, seed: int) -> Script:
-        """The expert of one episode; call it after `reset`."""
+        """The expert of one episode. Call it after `reset`."""
         return self.expert(sim, tuple(self.name(sim, i) for i in sorted(sim.colour_of)), seed)
 
     # -- helpers for subclasses: object 0 is the one meant ---------------------------------------------------------
@@ -68,12 +74,14 @@ class Task:
         apart_from: Sequence[np.ndarray] = (),
         clear: Clear = lambda spots: True,
     ) -> None:
+        """Scatters three objects of different colours over the table. The first is the one that is meant."""
         colours = sample_colours(rng, OBJECTS)
         spots = scatter(rng, OBJECTS, apart_from, clear)
         for i, (colour, xy) in enumerate(zip(colours, spots, strict=True)):
             sim.place_object(i, colour, str(rng.choice(self.shapes)), xy, rng.uniform(-np.pi, np.pi))
 
     def name(self, sim: Simulation, index: int) -> str:
+        """Colour and shape of an object by its index, e.g. "red cube"."""
         return f"{sim.colour_of[index]} {sim.shape_of[index]}"
 
     def referents(self, sim: Simulation) -> tuple[str | None, str | None]:
@@ -81,10 +89,11 @@ class Task:
         return sim.colour_of[0], self.destination
 
     def instruction(self, sim: Simulation) -> str:
+        """The sentence about the object that is meant."""
         return self._say(sim, 0, 1)
 
     def wrong_instruction(self, sim: Simulation) -> str | None:
-        """The same sentence about another object of the scene; None where the instruction picks nothing."""
+        """The same sentence about another object of the scene. None where the instruction picks nothing."""
         return self._say(sim, 2, 1) if self.picks_object else None
 
     def _say(self, sim: Simulation, index: int, other: int) -> str:

@@ -4,7 +4,7 @@ Observation, with the keys and shapes that the task's contract promises:
     observation.images.<camera>   uint8 (size, size, 3)   RGB, row 0 at the top
     observation.state             float32 (S,)            proprioception
     task                          str                     the instruction
-Action: float32 (A,) in [-1, 1]. An episode terminates on success and is truncated at the horizon; `info` of every step
+Action: float32 (A,) in [-1, 1]. An episode terminates on success and is truncated at the horizon. `info` of every step
 holds "success" and "sim_error" (the simulation broke: neither a success nor the policy's fault).
 Equal seeds give equal episodes, bit for bit, in any process.
 """
@@ -27,14 +27,14 @@ CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 
 
 class Script(Protocol):
-    """A scripted expert, which acts from the simulator's state; made after a reset, for one episode."""
+    """A scripted expert, which acts from the simulator's state. Made after a reset, for one episode."""
 
     def act(self) -> tuple[np.ndarray, str, bool]:
-        """-> action float32 (A,) in [-1, 1]; what it is doing, in words; was the action perturbed on purpose."""
+        """-> action float32 (A,) in [-1, 1]. What it is doing, in words. Was the action perturbed on purpose."""
         ...
 
     def disturb(self, rate: float) -> None:
-        """rate: chance of every step from now on that a perturbation starts; 0: nothing is perturbed on purpose.
+        """rate: chance of every step from now on that a perturbation starts. 0: nothing is perturbed on purpose.
         Above its own rate an expert of Tabletop also misplaces things (envs/experts.py)."""
 
 
@@ -58,8 +58,12 @@ class TaskEnv(gymnasium.Env):
         actions: int,
         render_mode: str | None = "rgb_array",
     ):
-        """name: under which it is registered; cameras: those in the observation, of `known_cameras`; horizon: steps;
-        state_range: lowest and highest proprioception, float32 (S,) each; actions: A; render_mode: "rgb_array" or None.
+        """name: under which it is registered.
+        cameras: those in the observation, of `known_cameras`.
+        horizon: steps.
+        state_range: lowest and highest proprioception, float32 (S,) each.
+        actions: A.
+        render_mode: "rgb_array" or None.
         """
         if render_mode not in (None, "rgb_array"):
             raise EnvError(f"unknown render_mode {render_mode!r} for task {name!r}; known: 'rgb_array'")
@@ -97,33 +101,35 @@ class TaskEnv(gymnasium.Env):
 
     def picture(self, camera: str, size: int) -> np.ndarray:
         """What `render_camera` gives, converted to uint8 (size, size, 3) where it is something else, and of its own
-        memory; PictureError where that is impossible."""
+        memory. PictureError where that is impossible."""
         picture = self.pictures.converted(camera, self.render_camera(camera, size))
         if picture.shape != (size, size, 3):
             raise self.pictures.refused(camera, f"renders a picture of {picture.shape}; asked for ({size}, {size}, 3)")
         return picture
 
     def render(self) -> np.ndarray:  # type: ignore[override]
+        """uint8 (480, 480, 3): what the first camera shows now."""
         return self.picture(self.known_cameras[0], 480)
 
     def first_state_digest(self) -> str:
-        """sha256 of the state after `reset` and the instruction; equal seeds give equal digests."""
+        """sha256 of the state after `reset` and the instruction. Equal seeds give equal digests."""
         raise NotImplementedError
 
     def expert(self, seed: int) -> Script:
+        """The scripted expert of this episode. EnvError where the task has none."""
         raise EnvError(f"task {self.name!r} has no scripted expert; evaluate a policy on it, or choose another task")
 
     def snapshot(self) -> Callable[[], None] | None:
-        """What puts the episode back to where it is now, bit for bit, after steps that were only tried; None where that
+        """What puts the episode back to where it is now, bit for bit, after steps that were only tried. None where that
         is impossible."""
         return None
 
     def privileged(self) -> dict[str, np.ndarray]:
-        """What only a simulator knows, by key of the contract; recorded for training, never part of an observation."""
+        """What only a simulator knows, by key of the contract. Recorded for training, never part of an observation."""
         return {}
 
     def wrong_instruction(self) -> str | None:
-        """A true sentence about something else in this scene; None where there is none."""
+        """A true sentence about something else in this scene. None where there is none."""
         return None
 
     def images(self) -> dict[str, np.ndarray]:
@@ -146,7 +152,7 @@ class TaskEnv(gymnasium.Env):
         return pictures
 
     def checked(self, action: np.ndarray) -> np.ndarray:
-        """The action as float32 (A,), of one number where A is 1; EnvError where its shape is wrong or it is not
+        """The action as float32 (A,), of one number where A is 1. EnvError where its shape is wrong or it is not
         finite."""
         action, shape = np.asarray(action, np.float32), self.action_space.shape
         if action.shape == () and shape == (1,):
@@ -171,7 +177,7 @@ def _named(pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def whole_seed(task: str, seed: Any) -> int | None:
-    """A seed as gymnasium takes it, of any whole number from 0, numpy's too; None: a random one. Else EnvError."""
+    """A seed as gymnasium takes it, of any whole number from 0, numpy's too. None: a random one. Else EnvError."""
     try:
         whole = None if seed is None else operator.index(seed)
     except TypeError:

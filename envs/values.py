@@ -11,7 +11,7 @@ from .errors import EnvError
 
 
 def truth(what: str, value: Any) -> bool:
-    """A bool, numpy's too, alone or in an array of one; a number that is 0 or 1."""
+    """A bool, numpy's too, alone or in an array of one. A number that is 0 or 1."""
     array = _array(what, value)
     if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
         raise EnvError(f"{what} is {_shown(value)}; give a bool")
@@ -19,7 +19,7 @@ def truth(what: str, value: Any) -> bool:
 
 
 def number(what: str, value: Any) -> float:
-    """Alone or in an array of one; it may be infinite or no number."""
+    """Alone or in an array of one. It may be infinite or no number."""
     array = _array(what, value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise EnvError(f"{what} is {_shown(value)}; give a number")

@@ -29,10 +29,12 @@ class StateOnly(gymnasium.Wrapper):
         self.observation_space = self._box = spaces.Box(low.astype(np.float32), high.astype(np.float32))
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """As gymnasium's, with the state alone as the observation."""
         obs, info = self.env.reset(**kwargs)
         return self._flat(obs), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """As gymnasium's, with the state alone as the observation."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._flat(obs), reward, terminated, truncated, info
 

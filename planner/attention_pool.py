@@ -3,7 +3,7 @@
     a = softmax(q k(m)^T / sqrt(d)),  x = W a v(m),  out = x + ffn(x)
 
 The pooling head of Set Transformers (Lee et al. 2019, arXiv 1810.00825) without the query in the residual: what comes
-out is a function of the memory alone. Left out: a norm of the memory; callers know what theirs needs.
+out is a function of the memory alone. Left out: a norm of the memory. Callers know what theirs needs.
 """
 
 import torch
@@ -24,6 +24,7 @@ class AttentionPool(nn.Module):
         )
 
     def forward(self, memory: Tensor, real: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D) -> (B, K, D), read by K learned queries."""
         q = self.queries.expand(len(memory), -1, -1)
         k, v = self.key_value(memory).chunk(2, dim=-1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))

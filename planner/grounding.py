@@ -1,10 +1,10 @@
 """Grounding: which of the scene's keypoints does the instruction speak of? Shared by planner and controller.
 
-Two queries made from the words, for what is to be moved or touched and for where to, attend over the K keypoint slots;
-both cameras share the attention. What comes out are R * C referent tokens: the scene tokens that the words mean.
+Two queries made from the words, for what is to be moved or touched and for where to, attend over the K keypoint slots.
+Both cameras share the attention. What comes out are R * C referent tokens: the scene tokens that the words mean.
 
 Why a module of its own: with a few hundred demonstrations a plain transformer memorises scenes before it learns that
-"red" means the red slot; it reached for the wrong object in most held-out scenes although it saw every object to the
+"red" means the red slot. It reached for the wrong object in most held-out scenes although it saw every object to the
 millimetre. The simulator can say which entities the instruction names (`referents`), which teaches the attention
 directly. Training only: at test time there are words and pixels.
 """
@@ -21,6 +21,8 @@ REFERENTS = 2  # R: the object, the destination
 
 @dataclass(frozen=True)
 class GroundingConfig:
+    """Sizes of `Grounding`."""
+
     width: int = 192  # D
     words: int = 64  # size of the vocabulary
     instruction_length: int = 16  # L
@@ -30,6 +32,8 @@ class GroundingConfig:
 
 
 class Grounding(nn.Module):
+    """Finds the scene tokens that the instruction means."""
+
     def __init__(self, cfg: GroundingConfig):
         super().__init__()
         self.cfg = cfg

@@ -48,7 +48,7 @@ def _first_line(error: Exception) -> str:
 
 
 def add_lora(model: nn.Module, rank: int, alpha: int, targets: Collection[str]) -> None:
-    """Freezes the model; every linear layer of its language model whose name ends in a target gets an adapter."""
+    """Freezes the model. Every linear layer of its language model whose name ends in a target gets an adapter."""
     model.requires_grad_(False)
     linear = linear_layers(model)
     chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets]

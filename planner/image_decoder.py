@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ImageDecoderConfig:
+    """Sizes of `ImageDecoder`."""
+
     width: int = 192  # D
     goal_tokens: int = 4  # K
     size: int = 48  # height and width of the picture
@@ -33,7 +35,7 @@ class ImageDecoder(nn.Module):
         return self.out(x).float().sigmoid()
 
     def loss(self, g: Tensor, images: Tensor) -> Tensor:
-        """images uint8 (B, S, S, 3), any size; mean absolute plus mean squared error."""
+        """images uint8 (B, S, S, 3), any size. Mean absolute plus mean squared error."""
         target = F.interpolate(images.permute(0, 3, 1, 2).float() / 255, size=(self.cfg.size,) * 2, mode="area")
         picture = self.forward(g)
         return F.l1_loss(picture, target) + F.mse_loss(picture, target)

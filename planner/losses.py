@@ -5,6 +5,6 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignored: int) -> Tensor:
-    """logits (n, classes), target (n,) -> mean over the rows whose target is not `ignored`; 0 where there are none."""
+    """logits (n, classes), target (n,) -> mean over the rows whose target is not `ignored`. 0 where there are none."""
     total = F.cross_entropy(logits, target, ignore_index=ignored, reduction="sum")
     return total / (target != ignored).sum().clamp(min=1)

@@ -5,17 +5,17 @@
     h        last hidden states of prompt and words (B, M, F)
     g*, progress = heads(pool(h))                       K + 1 learned queries attend over h
 
-The trunk is frozen but for LoRA adapters on its language model. Training is teacher forced, as in `system2.py`; at
+The trunk is frozen but for LoRA adapters on its language model. Training is teacher forced, as in `system2.py`. At
 inference the words are decoded greedily, and the hidden states that decoding passed through are pooled, so that the
 images go through the model once.
 
 Notable choices
 - The queries read h from outside. Extra tokens inside the sequence would need the trunk's embedding, its mask and its
-  rule for positions, which differ between architectures (Qwen-VL counts along three axes); hidden states do not.
+  rule for positions, which differ between architectures (Qwen-VL counts along three axes). Hidden states do not.
 - Words are in the model's own vocabulary, so instruction, previous words and subtask are strings here.
 - The trunk stays in eval mode: dropout that it was pretrained with is no part of this training.
 - A checkpoint's sampling habits (temperature, repetition penalty) are dropped: a plan is greedy and repeatable.
-Left out: caching the images' features between steps; checkpoints without a chat template; gradient checkpointing.
+Left out: caching the images' features between steps. Checkpoints without a chat template. Gradient checkpointing.
 """
 
 from dataclasses import dataclass, field
@@ -33,6 +33,8 @@ from .losses import cross_entropy
 
 @dataclass(frozen=True)
 class PretrainedPlannerConfig:
+    """Sizes of `PretrainedPlanner`."""
+
     model: str  # id on the hub, or a folder
     revision: str | None = None  # commit or tag on the hub; pin it for results that others can repeat
     dtype: str = "bfloat16"  # of the frozen trunk; adapters and heads are float32
@@ -59,7 +61,7 @@ class SpokenPlan:
 
 
 class PretrainedPlanner(nn.Module):
-    """P of policy/networks/tandem.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first; seen (B,
+    """P of policy/networks/tandem.py. images {camera: uint8 (B, P, H, W, 3)}, P planner ticks, oldest first. Seen (B,
     P) bool."""
 
     def __init__(self, cfg: PretrainedPlannerConfig):
@@ -85,12 +87,14 @@ class PretrainedPlanner(nn.Module):
         return GenerationConfig(max_new_tokens=length, eos_token_id=self.chat.end, pad_token_id=self.chat.pad)
 
     def train(self, mode: bool = True) -> "PretrainedPlanner":
+        """As torch's, but what is frozen stays in evaluation mode."""
         super().train(mode)
         self.trunk.eval()
         return self
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.progress_out.weight.device
 
     def prompt(
@@ -161,7 +165,7 @@ class PretrainedPlanner(nn.Module):
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_learned(self, state: dict[str, Tensor]) -> None:
-        """Takes what `learned` gave; anything missing, extra or of another shape is an error that names it."""
+        """Takes what `learned` gave. Anything missing, extra or of another shape is an error that names it."""
         mine = self.learned()
         if wrong := sorted(mine.keys() ^ state.keys()):
             raise ValueError(f"learned by another planner: {len(wrong)} names differ, the first is {wrong[0]}")

@@ -16,10 +16,12 @@ class Speech:
     """A `backbone.speculate.Decoder`."""
 
     def __init__(self, planner: Any, prefix_real: Tensor):
-        """planner: a System2; prefix_real (1, P): which tokens of the prefix are no padding."""
+        """planner: a System2.
+        prefix_real (1, P): which tokens of the prefix are no padding."""
         self.planner, self.prefix_real = planner, prefix_real
 
     def new_cache(self) -> StackCache:
+        """An empty cache, for decoding step by step."""
         raise NotImplementedError("speech needs the prefix's cache")
 
     def step(self, ids: Tensor, cache: StackCache) -> tuple[Tensor, Tensor]:
@@ -32,6 +34,7 @@ class Speech:
         return hidden, self._logits(hidden)
 
     def drafter(self) -> MTPDrafter:
+        """What proposes the next tokens for speculative decoding, or None."""
         return MTPDrafter(self.planner.ahead, lambda ids: self.planner.text(ids).x, self._logits)
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """System 2, P: from the instruction and what was seen to the current subtask in words, a latent subgoal, and progress.
 
-One sequence through the shared backbone; rows may see:
+One sequence through the shared backbone. Rows may see:
     prefix   [its own previous words | instruction | pooled older ticks | newest tick, all N + R tokens]     the prefix
     text     [<bos> subtask words]                                                          the prefix, earlier words
     queries  [K goal queries | progress query]                           the prefix, the whole text, each other
 So the planner says in words what is being done and then, informed by the words, where that leads. Training is teacher
-forced; at inference the words are decoded greedily over a cached prefix, then words and queries run once more, exactly
+forced. At inference the words are decoded greedily over a cached prefix, then words and queries run once more, exactly
 as in training. Mostly the subtask is still what it was: one scene tries its previous words first, and decodes only
 where they are not what greedy decoding would say.
 
@@ -34,6 +34,8 @@ MTP_WEIGHT = 0.3  # of multi-token prediction beside the next word's loss (DeepS
 
 @dataclass(frozen=True)
 class System2Config:
+    """Sizes of `System2`."""
+
     width: int = 192  # D
     words: int = 64  # size of the vocabulary
     instruction_length: int = 16  # L
@@ -183,7 +185,7 @@ class System2(nn.Module):
         return previous.masked_fill(hidden, PAD), mask & ~ticks
 
     def balance(self) -> float:
-        """Balances every mixture of experts after an optimiser step; returns the worst busiest-to-mean load."""
+        """Balances every mixture of experts after an optimiser step. Returns the worst busiest-to-mean load."""
         return max(self.stack.balance(), self.ahead.balance())
 
     # -- inference ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Words to ids and back, through the `tokenizers` library: one id a word, lower case, punctuation apart.
 
-The vocabulary is that of the demonstrations (instructions and subtasks); an unknown word becomes <unk>. It is stored
+The vocabulary is that of the demonstrations (instructions and subtasks). An unknown word becomes <unk>. It is stored
 in the checkpoint as the library's own JSON.
 """
 
@@ -15,6 +15,8 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 class WordTokenizer:
+    """Words to numbers, from the sentences of the training data."""
+
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
 
@@ -27,6 +29,7 @@ class WordTokenizer:
 
     @property
     def size(self) -> int:
+        """Words in the vocabulary."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str], length: int) -> Tensor:
@@ -48,6 +51,7 @@ class WordTokenizer:
         return " ".join(words)
 
     def to_json(self) -> str:
+        """As JSON text, which `from_json` reads."""
         return self._tokenizer.to_str()
 
     def unknown(self, text: str) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Trunk:
-    """Fields as in backbone.stack.StackConfig; `mtp` is the depth of multi-token prediction on the subtask's words."""
+    """Fields as in backbone.stack.StackConfig. `mtp` is the depth of multi-token prediction on the subtask's words."""
 
     pattern: str = "gdn gdn gdn gated"
     ffn: str = "moe"

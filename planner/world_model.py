@@ -1,7 +1,7 @@
 """World model, W: what the scene will look like after a chunk of actions, in latent space.
 
-z' = z + change(z, actions); from z': progress and success toward a goal. `ensemble` small output heads with different
-initial weights predict the change; their spread says where the model has seen too little to be trusted.
+z' = z + change(z, actions). From z': progress and success toward a goal. `ensemble` small output heads with different
+initial weights predict the change. Their spread says where the model has seen too little to be trusted.
 `metrics` always compare with the forecast "nothing changes": `explained` = 1 - error / error of copying z. A model that
 does not beat the copy is worth nothing, and the number says so.
 """
@@ -18,6 +18,8 @@ from ..backbone.stack import Stack, StackConfig
 
 @dataclass(frozen=True)
 class WorldModelConfig:
+    """Sizes of `WorldModel`."""
+
     width: int = 192  # D
     action_dim: int = 7  # A
     chunk: int = 16  # H

@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The tensors of a batch and of the dicts in it, on `device`; those that are there already are not copied."""
+    """The tensors of a batch and of the dicts in it, on `device`. Those that are there already are not copied."""
     return {k: to_device(v, device) if isinstance(v, dict) else v.to(device) for k, v in batch.items()}
 
 
@@ -58,7 +58,7 @@ def gemm_rate(dtype: torch.dtype, device: torch.device = CPU, seconds: float = 0
 
 
 def finish(device: torch.device) -> None:
-    """Waits for what a GPU was asked to do; a processor has done it."""
+    """Waits for what a GPU was asked to do. A processor has done it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -71,4 +71,5 @@ def fastest_dtype(device: torch.device = CPU) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """A context in which matrix products run in `dtype`."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -39,6 +39,7 @@ SHORT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "out of me
 
 
 def main() -> int:
+    """Runs the command and returns its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal or a log that has not every letter gets a "?"
     arguments = sys.argv[1:]
@@ -58,6 +59,7 @@ def main() -> int:
 
 
 def run(verb: str, arguments: list[str]) -> int:
+    """Runs a verb. Known errors are one line and exit code 2."""
     from .machine.malloc import keep_pages
 
     keep_pages()

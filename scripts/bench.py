@@ -1,5 +1,5 @@
-"""Measure on this machine: rates of environments, loading, training and inference; blocks beside the reference's; and
-small versions of the headline results of the papers that the backbone follows; what reinforcement learning adds."""
+"""Measure on this machine: rates of environments, loading, training and inference. Blocks beside the reference's. And
+small versions of the headline results of the papers that the backbone follows. What reinforcement learning adds."""
 
 import difflib
 import importlib
@@ -60,6 +60,7 @@ def _is_installed(folder: str) -> bool:
 
 
 def main(args: Any) -> int:
+    """Runs the command and returns its exit code."""
     module = importlib.import_module(type(args).__module__)
     this_code()  # as it is now, not when the figures are written
     metrics = module.measure(args)
@@ -77,6 +78,7 @@ def main(args: Any) -> int:
 
 
 def show(metrics: dict[str, Any], indent: str = "") -> None:
+    """Prints figures, groups of them indented."""
     for key, value in metrics.items():
         if isinstance(value, dict):
             print(f"{indent}{key}")

@@ -1,7 +1,7 @@
 """Record demonstrations: scripted experts act in MuJoCo, worker processes encode, one writer stores in seed order.
 
 The bytes on disk do not depend on the number of workers. An episode that fails is counted, reported and left out, and
-so is one in which something raised, hung or crashed; where the first ones all did, nothing is recorded.
+so is one in which something raised, hung or crashed. Where the first ones all did, nothing is recorded.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,8 @@ NAMED = 5  # attempts that raised which the last line names
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem collect`."""
+
     # task or suite names
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--suite"])] = ("tabletop",)
     episodes: int = 100  # successful demonstrations per task
@@ -58,6 +60,8 @@ class Args:
 
 @dataclass(frozen=True)
 class Job:
+    """One attempt to record."""
+
     task: str
     seed: int
     mode: str
@@ -66,6 +70,7 @@ class Job:
 
 
 def resolve(args: Args) -> dict[str, Any]:
+    """What --dry-run shows beside the flags."""
     return {"tasks": envs.resolve(args.tasks), "contract": _contract(args.tasks, args.image_size).digest()}
 
 
@@ -92,6 +97,7 @@ class Attempts:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     tasks = envs.resolve(args.tasks)
     at_least(args, episodes=1, workers=1)
     layouts(args.first_seed, args.episodes)
@@ -118,6 +124,7 @@ def _contract(tasks: Sequence[str], image_size: int | None) -> Contract:
 
 
 def recorder_summary(root: Path) -> str:
+    """Episodes and frames of a data set, in words."""
     dataset = Dataset(root)
     return f"{len(dataset.episodes)} episodes, {len(dataset)} frames"
 

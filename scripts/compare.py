@@ -1,7 +1,7 @@
 """Say whether two evaluations differ: `tandem compare A B`, paired by task, seed, mode and control where possible.
 
 Pairs are episodes that began in the same state of the simulator: the same seed is another layout where the code or the
-package of a task changed in between. Success is true or false; episodes that failed to run count as neither.
+package of a task changed in between. Success is true or false. Episodes that failed to run count as neither.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from .publish.manifest import this_command
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem compare`."""
+
     a: Annotated[Path, tyro.conf.Positional]  # results.json, or the folder that holds it
     b: Annotated[Path, tyro.conf.Positional]
     mode: str = "hierarchical"  # which mode of A
@@ -28,6 +30,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     a = load(args.a, args.mode, args.control)
     b = load(args.b, args.mode_b or args.mode, args.control)
     Console(width=80).print(f"A = {args.a}\nB = {args.b}\nsuccess in %, with 95% intervals", markup=False)

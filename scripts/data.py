@@ -44,7 +44,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Repair:
-    """Keep the longest verified run of episodes of a damaged recording; move the rest to quarantine/."""
+    """Keep the longest verified run of episodes of a damaged recording. Move the rest to quarantine/."""
 
     root: Annotated[Path, tyro.conf.Positional]
     dry_run: bool = False
@@ -68,6 +68,7 @@ Args = (
 
 
 def main(args: Check | Replay | Repair | Info) -> int:
+    """Runs the command and returns its exit code."""
     if not args.root.is_dir():
         raise UserError(f"no data set at {args.root}; pass the --output folder of `tandem collect`")
     verbs: dict[type, Callable[[Any], int]] = {Check: check, Replay: replay, Repair: repair, Info: info}
@@ -75,6 +76,7 @@ def main(args: Check | Replay | Repair | Info) -> int:
 
 
 def check(args: Check) -> int:
+    """Prints what is wrong with a data set. Exit code 1 where there are errors."""
     findings = find_problems(args.root, parse_rename(args.rename), progress=True)
     table = Table("severity", "feature", "finding")
     for finding in findings:  # texts of the data set: brackets in them are no markup
@@ -84,6 +86,7 @@ def check(args: Check) -> int:
 
 
 def replay(args: Replay) -> int:
+    """Acts what was recorded. Exit code 1 where an episode does not succeed as recorded."""
     dataset = Dataset(args.root, parse_rename(args.rename))
     total = len(dataset.episodes)
     step = max(1, total // args.episodes) if args.episodes else 1
@@ -115,11 +118,13 @@ def replay_episode(dataset: Dataset, episode: int) -> str:
 
 
 def repair(args: Repair) -> int:
+    """Repairs a data set and prints what was kept."""
     print(repair_files(args.root))
     return 0
 
 
 def info(args: Info) -> int:
+    """Prints what a data set holds."""
     dataset = Dataset(args.root, parse_rename(args.rename))
     contract, columns = dataset.contract, [dataset.columns(e) for e in range(len(dataset.episodes))]
     origin = "recorded elsewhere" if dataset.foreign else f"contract {contract.digest()[:12]}"

@@ -19,12 +19,15 @@ EPISODES = 20  # per task: 60 held-out seeds in all
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem demo`."""
+
     seed: int = 0
     publish: bool = False  # write docs/results/demo.json
     dry_run: bool = False  # print the resolved settings and stop
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     begin = time.perf_counter()
     run = default_output("train", "demo")
     train.main(train.Args(preset="demo", output=run, seed=args.seed))

@@ -19,11 +19,15 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem doctor`."""
+
     dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One line of `tandem doctor`."""
+
     name: str
     status: str  # ok, warn or broken
     what: str
@@ -31,6 +35,7 @@ class Finding:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     table = Table("check", "status", "found", "what to do")
     findings = [finding for look in CHECKS for finding in look()]
     colours = {OK: "green", WARN: "yellow", BROKEN: "red"}
@@ -61,6 +66,7 @@ def tasks() -> list[Finding]:
 
 
 def rendering() -> list[Finding]:
+    """Does OpenGL draw, and what?"""
     from .machine.gl import BACKENDS, probe
 
     probes = {backend: probe(backend) for backend in BACKENDS}
@@ -80,7 +86,7 @@ def rendering() -> list[Finding]:
 
 
 def pictures() -> list[Finding]:
-    """What the environments themselves show must be where the simulator says that it is, in its own colour; but for a
+    """What the environments themselves show must be where the simulator says that it is, in its own colour. But for a
     few things, which something else may hide."""
     from .. import envs
 
@@ -98,6 +104,7 @@ def pictures() -> list[Finding]:
 
 
 def physics() -> list[Finding]:
+    """Does MuJoCo compute rightly?"""
     import mujoco
     import numpy as np
 
@@ -123,6 +130,7 @@ def physics() -> list[Finding]:
 
 
 def compute() -> list[Finding]:
+    """Which device and number format there are."""
     import torch
 
     from ..policy.compute import fastest_dtype, gemm_rate, resolve_device
@@ -142,6 +150,7 @@ def compute() -> list[Finding]:
 
 
 def room() -> list[Finding]:
+    """Is there enough disk and memory?"""
     memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, available_memory()
     disk = shutil.disk_usage(Path.cwd()).free / 2**30
     enough = memory > NEEDED_MEMORY_GB - 0.5 and free > NEEDED_MEMORY_GB / 4
@@ -160,7 +169,7 @@ def room() -> list[Finding]:
 
 
 def available_memory() -> float:
-    """[GB]: what programs can still get without swapping; on other systems than Linux, what nobody uses."""
+    """[GB]: what programs can still get without swapping. On other systems than Linux, what nobody uses."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="utf-8")
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -188,6 +197,7 @@ def names() -> list[Finding]:
 
 
 def video() -> list[Finding]:
+    """Can videos be written and read?"""
     import av
 
     h264 = "libx264" in av.codecs_available

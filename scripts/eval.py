@@ -1,6 +1,6 @@
 """Measure task success on held-out seeds, with Wilson 95% intervals, hierarchical beside flat, and language controls.
 
-`tandem eval --checkpoint outputs/train/…` writes results.json with a manifest; `--reproduce results.json` runs the same
+`tandem eval --checkpoint outputs/train/…` writes results.json with a manifest. `--reproduce results.json` runs the same
 episodes again and compares them one by one. Exit code 1: nothing could be measured, or an episode was not reproduced.
 """
 
@@ -33,6 +33,8 @@ from .shared.settings import at_least, layouts, same_settings
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem eval`."""
+
     checkpoint: str = ""  # output folder of `tandem train`, or a checkpoint in it
     agent: Literal["checkpoint", "expert", "random"] = "checkpoint"  # who acts
     tasks: tuple[str, ...] = ()  # task or suite names; none: those that the checkpoint was trained on
@@ -55,6 +57,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     if args.reproduce is not None:
         return reproduce(args)
     if args.data:
@@ -76,7 +79,7 @@ def _verdict(results: dict[str, Any]) -> int:
 
 
 def run(args: Args) -> tuple[dict[str, Any], Path]:
-    """Runs the evaluation and writes results.json; returns its content and the folder."""
+    """Runs the evaluation and writes results.json. Returns its content and the folder."""
     _refuse_nonsense(args)
     spec = AgentSpec(args.agent, str(store.resolve(_needed(args))) if args.agent == "checkpoint" else "", args.runtime)
     tasks = resolve_tasks(args.tasks or _trained_on(spec))
@@ -107,7 +110,7 @@ def run(args: Args) -> tuple[dict[str, Any], Path]:
 
 
 def _modes(args: Args, spec: AgentSpec) -> tuple[Literal["hierarchical", "flat"], ...]:
-    """Those asked for; flat alone where a planner has learned nothing and was not asked for by itself."""
+    """Those asked for. Flat alone where a planner has learned nothing and was not asked for by itself."""
     if args.agent != "checkpoint":
         return ("hierarchical",)
     able = store.modes(spec.checkpoint)
@@ -188,6 +191,7 @@ def _preflight(spec: AgentSpec, tasks: tuple[str, ...]) -> None:
 
 
 def show(results: dict[str, Any]) -> None:
+    """Prints the table of an evaluation."""
     s = results["summary"]
     names = [c for c in COLUMNS if c in s["mean"]]
     failed = [name for name in ("errors", "sim_errors") if s[name]]
@@ -228,7 +232,7 @@ def failures(episodes: list[dict[str, Any]], most: int = 10) -> list[str]:
 
 
 def reproduce(args: Args) -> int:
-    """Runs the episodes of a results.json again; exit code 1 if any outcome differs."""
+    """Runs the episodes of a results.json again. Exit code 1 if any outcome differs."""
     stored = read_evaluation(Path(str(args.reproduce)))
     options = stored["options"]
     again = replace(

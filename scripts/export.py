@@ -20,6 +20,8 @@ KEPT = ("stage", "step", "seconds", "data_digest", "rl")  # of what a checkpoint
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem export`."""
+
     checkpoint: str  # output folder of `tandem train` or `tandem rl`, or a checkpoint in it
     output: Path  # folder of the copy
     results: tuple[str, ...] = ()  # names of measured figures (docs/results) that its card shows
@@ -27,6 +29,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     from ..policy.checkpoint.bundle import Bundle
     from ..policy.checkpoint.quantise import pack
 

@@ -58,6 +58,7 @@ def imported(file: Path) -> Iterator[str]:
 
 @cache
 def module_graph() -> Graph:
+    """Module -> the modules that it imports."""
     return {
         name: {other for other in imported(file) if other in modules() and other != name}
         for name, file in modules().items()
@@ -65,11 +66,13 @@ def module_graph() -> Graph:
 
 
 def room(module: str) -> str:
+    """The folder of a module."""
     return modules()[module].parent.relative_to(ROOT).as_posix()
 
 
 @cache
 def room_graph() -> Graph:
+    """Room -> the rooms that it imports from."""
     found: Graph = {floor: set() for floor in FLOORS}
     for name, others in module_graph().items():
         found.setdefault(room(name), set()).update(room(other) for other in others if room(other) != room(name))
@@ -145,6 +148,7 @@ FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 @cache
 def trees() -> dict[Path, ast.Module]:
+    """File -> its syntax tree."""
     return {file: ast.parse(file.read_text(encoding="utf-8")) for file in modules().values()}
 
 
@@ -176,6 +180,7 @@ def _public(body: list[ast.stmt], where: str) -> Iterator[tuple[str, bool]]:
 
 
 def docstrings() -> Iterator[str]:
+    """All docstrings."""
     for tree in trees().values():
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTION)) and (text := ast.get_docstring(node)):
@@ -183,6 +188,7 @@ def docstrings() -> Iterator[str]:
 
 
 def semicolons_per_100_words() -> float:
+    """Semicolons in docstrings, by their words."""
     texts = list(docstrings())
     return 100 * sum(text.count(";") for text in texts) / sum(len(text.split()) for text in texts)
 
@@ -233,6 +239,7 @@ def help_seconds() -> float:
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
 def measure() -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     lengths, named, sentences = functions(), list(public_names()), readme_sentences()
     return {
         "circles": len(circles(module_graph())) + len(circles(room_graph())),
@@ -257,6 +264,7 @@ def _entries(folder: str) -> int:
 
 
 def main() -> int:
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--publish", action="store_true", help="write docs/results/house.json")
     parser.add_argument("--show", action="store_true", help="name what is counted: circles, arrows, missing docstrings")

@@ -1,6 +1,6 @@
 """A policy on recorded data, where no simulator can measure success: `tandem eval --checkpoint RUN --data DATA`.
 
-Measured are the episodes that training held out, where the data is what it was trained on; of other data all.
+Measured are the episodes that training held out, where the data is what it was trained on. Of other data all.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .publish.manifest import manifest, this_command
 def measure_on_data(
     folder: str, data: Sequence[Path], rename: Sequence[str], cache_dir: Path, output: Path | None
 ) -> int:
-    """folder: of a checkpoint; writes held_out.json and prints it as a table."""
+    """folder: of a checkpoint. Writes held_out.json and prints it as a table."""
     found = store.resolve(folder)
     bundle = Bundle.load(found)
     cache = FrameCache.build(list(data), cache_dir, rename=parse_rename(rename), image_size=bundle.sizes.image_size)

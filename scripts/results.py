@@ -18,12 +18,15 @@ from .shared.errors import UserError
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem results`."""
+
     check: bool = False  # change nothing; exit code 1 if a page is out of date
     root: Path = ROOT  # checkout whose pages and docs/results are meant
     dry_run: bool = False
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     if not (args.root / "README.md").exists():
         raise UserError(f"{args.root / 'README.md'} does not exist; run inside a checkout, or pass --root")
     pages = [args.root / "README.md", *sorted((args.root / "docs").glob("*.md"))]
@@ -47,6 +50,8 @@ def _text(page: Path) -> str:
 
 
 def fill(text: str, folder: Path) -> str:
+    """The page with its tables from docs/results/."""
+
     def table(match: re.Match[str]) -> str:
         name, keys = match[1], match[2].split()
         file = folder / f"{name}.json"
@@ -91,7 +96,7 @@ def _metrics(file: Path) -> dict[str, Any]:
 
 
 def _successes(found: dict[str, Any]) -> str:
-    """found: name -> {environment steps: success with its interval}; "" where there is nothing to draw."""
+    """found: name -> {environment steps: success with its interval}. "" where there is nothing to draw."""
     x, y = linear("environment steps"), linear("success of the last 100 episodes, %", padded=True)
     shown = {name: curve for name, curve in found.items() if curve}
     lines: dict[str, Line] = {name: {int(n): 100 * row["success"] for n, row in c.items()} for name, c in shown.items()}

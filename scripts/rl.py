@@ -1,8 +1,8 @@
 """Make a trained policy better by its own experience: `tandem rl dsrl --checkpoint outputs/train/demo --tasks push`.
 
-Writes a normal checkpoint into --output. Ctrl-C saves; --resume goes on with the experience that is on disk. Methods:
-dsrl steers the frozen policy's noise; recap learns from all data, told how good it was; ppo and grpo are policy
-gradients through the flow; scratch is SAC on the simulator's state, without a checkpoint, for reference.
+Writes a normal checkpoint into --output. Ctrl-C saves. --resume goes on with the experience that is on disk. Methods:
+dsrl steers the frozen policy's noise. Recap learns from all data, told how good it was. Ppo and grpo are policy
+gradients through the flow. Scratch is SAC on the simulator's state, without a checkpoint, for reference.
 """
 
 import difflib
@@ -114,6 +114,7 @@ def _settings(where: str) -> Any:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     from ..policy.act.agents import load_agent
     from ..policy.act.runtime import AgentSpec, Runtime
     from ..policy.checkpoint import store

@@ -1,6 +1,6 @@
 """Train a policy on recorded demonstrations: `tandem train --preset tabletop --data datasets/tabletop`.
 
-Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint; --resume continues it.
+Without --data the preset's demonstrations are recorded first. Ctrl-C saves a checkpoint. --resume continues it.
 """
 
 import shlex
@@ -26,6 +26,8 @@ WATCHED_SEED = 100_000  # first layout of what is only watched
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem train`."""
+
     preset: str = "tabletop"  # debug, demo, few, tabletop, tabletop-attention, mt10 or mt50
     # Recipe of another run, instead of a preset: its folder, a checkpoint, or a train_config.json in it.
     recipe: Path | None = None
@@ -97,6 +99,7 @@ def _base(args: Args | Chosen) -> Recipe:
 
 
 def recipe_of(args: Args) -> Recipe:
+    """The recipe that the flags ask for."""
     from ..policy.compute import resolve_device
 
     recipe = replace(_base(args), seed=args.seed, device=args.device, precision=args.precision)
@@ -122,11 +125,13 @@ def _stage(preset: Stage, steps: int | None, batch: int | None) -> Stage:
 
 
 def resolve(args: Args) -> dict[str, Any]:
+    """What --dry-run shows beside the flags."""
     recipe = recipe_of(args)
     return {"recipe": asdict(recipe), "tasks": envs.resolve(recipe.tasks)}
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     from ..data.cache import FrameCache
     from ..data.rename import parse_rename
     from ..policy.checkpoint.bundle import Bundle
@@ -175,7 +180,7 @@ def _on_data(args: Args, recipe: Recipe) -> str:
 
 
 def tasks_of(episodes: list[dict[str, Any]], usual: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks that the data shows, which evaluation will ask for: `usual`, where these are they; () where it does not
+    """The tasks that the data shows, which evaluation will ask for: `usual`, where these are they. () where it does not
     say."""
     found = tuple(dict.fromkeys(str(row["sim/task"]) for row in episodes if "sim/task" in row))
     return usual if set(found) == set(envs.resolve(usual)) else found

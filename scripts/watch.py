@@ -1,7 +1,7 @@
 """Render rollouts into mp4 files and one self-contained report.html.
 
 Each episode shows the rollout beside the decoded subgoal and the imagined future, the planner's words on a timeline
-that moves with the video, and the command that reproduces it. Episodes run in workers, which also encode the films; one
+that moves with the video, and the command that reproduces it. Episodes run in workers, which also encode the films. One
 that failed to run is a card with the reason.
 """
 
@@ -38,6 +38,8 @@ PAGE = Path(__file__).parent / "film" / "page.html"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem watch`."""
+
     # Output folder of `tandem train`, or a checkpoint in it. Default: a small policy that comes with the clone.
     checkpoint: str = ""
     agent: Literal["checkpoint", "expert", "random"] = "checkpoint"  # who acts
@@ -65,7 +67,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Clip:
-    """What came of it; where the episode failed, its outcome alone."""
+    """What came of it. Where the episode failed, its outcome alone."""
 
     label: str
     outcome: Outcome
@@ -77,6 +79,7 @@ class Clip:
 
 
 def main(args: Args) -> int:
+    """Runs the command and returns its exit code."""
     page, clips = watched(args)
     print(f"report: {page}")
     if any(clip.outcome.status in MEASURED for clip in clips):
@@ -86,7 +89,7 @@ def main(args: Args) -> int:
 
 
 def run(args: Args, table: dict[str, Any] | None = None) -> Path:
-    """Watches the episodes and writes the page; `table`: a summary of `tandem eval` to show on top."""
+    """Watches the episodes and writes the page. `table`: a summary of `tandem eval` to show on top."""
     return watched(args, table)[0]
 
 
@@ -101,6 +104,7 @@ def _with_policy(args: Args) -> Args:
 
 
 def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list[Clip]]:
+    """Films the episodes and writes the page. Returns the page and the clips."""
     from ..policy.act.agents import load_agent
 
     _refuse_nonsense(args)
@@ -132,7 +136,7 @@ def watched(args: Args, table: dict[str, Any] | None = None) -> tuple[Path, list
 
 
 def _mode(spec: AgentSpec) -> str:
-    """How the agent runs; says so where its planner has learned nothing."""
+    """How the agent runs. Says so where its planner has learned nothing."""
     if spec.kind != "checkpoint":
         return "hierarchical"
     able = store.modes(spec.checkpoint)
@@ -158,7 +162,7 @@ def _refuse_another(page: Path) -> None:
 
 
 def _filmed(takes: list[Take], args: Args, folder: Path, stop: Stop) -> list[Clip]:
-    """In the order of `takes`; fewer where it is asked to stop."""
+    """In the order of `takes`. Fewer where it is asked to stop."""
     clips, hope = dict[int, Clip](), Hope()
     with (
         progress_bar(total=len(takes), unit="episode", desc="watch") as bar,
@@ -217,6 +221,7 @@ def _changed(runtime: Runtime) -> str:
 
 
 def render(clips: list[Clip], args: Args, table: dict[str, Any] | None) -> str:
+    """The page."""
     who = args.checkpoint or f"the {args.agent} agent"
     about = manifest(checkpoint=store.digest(args.checkpoint)[:16] if args.checkpoint else args.agent)
     parts = {
@@ -244,6 +249,7 @@ def succeeded(clips: list[Clip]) -> str:
 
 
 def success_table(summary: dict[str, Any]) -> str:
+    """The table of successes on the page."""
     names = [c for c in COLUMNS if c in summary["mean"]]
     head = "".join(f"<th>{name}</th>" for name in ("task", *names))
     rows = "".join(
@@ -254,6 +260,7 @@ def success_table(summary: dict[str, Any]) -> str:
 
 
 def card(clip: Clip, command: str) -> str:
+    """One episode on the page."""
     o, steps = clip.outcome, len(clip.entries)
     name = f'<span class="badge">{clip.label}</span>' if clip.label else ""
     again = f"<pre><code>{html.escape(command)}</code><button>copy</button></pre>"

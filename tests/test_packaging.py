@@ -141,3 +141,12 @@ def test_a_reader_that_ends_early_ends_a_verb_quietly():
 def test_a_misspelt_verb_or_topic_is_guessed(wrong, meant):
     done = tandem(*wrong)
     assert done.returncode == 2 and f"did you mean '{meant}'?" in done.stderr
+
+
+def test_the_house_stays_as_it_was_measured():
+    lengths, named, sentences = house.functions(), list(house.public_names()), house.readme_sentences()
+    bare = [name for name, has in named if not has]
+    assert len(bare) <= 0.05 * len(named), bare
+    assert lengths[int(0.9 * len(lengths))] <= 20 and lengths[-1] <= 60
+    assert house.semicolons_per_100_words() <= 0.2 and house.any_at_border() == []
+    assert sum(sentences) / len(sentences) <= 18 and (ROOT / "README.md").stat().st_size <= 9000

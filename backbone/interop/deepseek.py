@@ -1,6 +1,6 @@
 """DeepSeek-V3 and V3.2 as our blocks: latent or sparse attention, dense layers first, then sigmoid-routed experts.
 
-Rotated channels lie in pairs on both sides, so that no weight is permuted; several shared experts side by side are one
+Rotated channels lie in pairs on both sides, so that no weight is permuted. Several shared experts side by side are one
 wide one. Published checkpoints are in FP8: convert them to bf16 first.
 """
 
@@ -23,12 +23,14 @@ NAMES = {
 
 
 def deepseek_v3(f: Fields) -> LanguageModelConfig:
+    """The configuration of DeepSeek-V3 as ours."""
     f.must("rope_interleave", True)
     dense = f["first_k_dense_replace"]
     return _model(f, "mla", ["mlp" if i < dense else "moe" for i in range(f["num_hidden_layers"])], mla=latent(f))
 
 
 def deepseek_v32(f: Fields) -> LanguageModelConfig:
+    """The configuration of DeepSeek-V3.2 as ours."""
     indexer = IndexerConfig(f["index_n_heads"], f["index_head_dim"])
     f.demand(indexer.width >= f["qk_rope_head_dim"], "index_head_dim", f"at least {f['qk_rope_head_dim']}")
     layers, dense = f["num_hidden_layers"], f.get("first_k_dense_replace", 3)
@@ -38,6 +40,7 @@ def deepseek_v32(f: Fields) -> LanguageModelConfig:
 
 
 def latent(f: Fields) -> MLAConfig:
+    """The configuration of latent attention."""
     f.must("num_key_value_heads", f["num_attention_heads"])
     head = f["qk_nope_head_dim"] + f["qk_rope_head_dim"]
     f.demand(f["v_head_dim"] <= head, "v_head_dim", f"at most {head}, the width of a key")
@@ -54,6 +57,7 @@ def latent(f: Fields) -> MLAConfig:
 
 
 def yarn(f: Fields) -> Yarn | None:
+    """The rescaling of rotary frequencies, or None where there is none."""
     rope = f.rope("default", "yarn")
     if rope["rope_type"] == "default":
         return None
@@ -75,6 +79,7 @@ def yarn(f: Fields) -> Yarn | None:
 
 
 def experts(f: Fields) -> MoEConfig:
+    """The configuration of the mixture of experts."""
     for name, only in {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}.items():
         f.must(name, only)
     f.divides("n_group", "n_routed_experts")

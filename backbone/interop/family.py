@@ -45,6 +45,7 @@ class Fields:
         return self.values[name]
 
     def get(self, name: str, default: Any) -> Any:
+        """A field, or `default` where it is left out or null."""
         value = self.values.get(name)
         return default if value is None else value
 
@@ -53,10 +54,12 @@ class Fields:
         self.demand(self.get(name, only) == only, name, repr(only))
 
     def demand(self, fits: bool, name: str, wanted: str) -> None:
+        """ValueError, which names the field and what is supported, where it does not fit."""
         if not fits:
             raise ValueError(f"{self.family} configuration: {name} = {self.values.get(name)!r}, supported: {wanted}")
 
     def divides(self, part: str, whole: str) -> None:
+        """ValueError where one field is no divisor of another."""
         self.demand(self[whole] % self[part] == 0, part, f"what divides {whole} = {self[whole]}")
 
     def per_layer(self, name: str, usual: list[str], known: Mapping[str, str]) -> list[str]:
@@ -83,6 +86,8 @@ class Fields:
 
 @dataclass(frozen=True)
 class Family:
+    """A family of published models: its configuration as ours, and its names of our tensors."""
+
     config: Callable[[Fields], LanguageModelConfig]
     names: Mapping[str, str]  # fragments of our names -> of theirs, before SHARED_NAMES
     zeros: tuple[str, ...] = ()  # ends of our names that they have no tensor for
@@ -121,7 +126,7 @@ def ignored(name: str, fields: Fields) -> bool:
 
 
 def language_model(f: Fields, mixers: list[str], ffns: list[str], **sizes: Any) -> LanguageModelConfig:
-    """One name a layer in mixers and ffns; sizes: further fields of the StackConfig."""
+    """One name a layer in mixers and ffns. Sizes: further fields of the StackConfig."""
     for name, only in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-6}.items():
         f.must(name, only)
     f.must("attention_dropout", 0)

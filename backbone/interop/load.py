@@ -4,7 +4,7 @@
     config_of(config) -> LanguageModelConfig;  convert(tensors, config) -> its state dict
 
 Families: DeepSeek-V3 and V3.2 (interop_deepseek.py), Qwen3-Next (interop_qwen.py). Of Qwen4-Exp only parts match, see
-interop_qwen4.py. A family is a function of the configuration, and a table that turns our names into theirs; a tensor
+interop_qwen4.py. A family is a function of the configuration, and a table that turns our names into theirs. A tensor
 is read when its turn comes, so that no more than a layer's experts are held twice. Experts may be stacked, as in
 transformers' modules, or stored one by one, as in its files.
 
@@ -70,7 +70,7 @@ def convert(state_dict: Mapping[str, Tensor], hf_config: Any) -> dict[str, Tenso
 
 
 def converted(weights: Mapping[str, Tensor], hf_config: Any) -> Iterator[tuple[str, Tensor]]:
-    """As `convert`, a tensor at a time; nothing is read before all names are known to fit."""
+    """As `convert`, a tensor at a time. Nothing is read before all names are known to fit."""
     fields = fields_of(hf_config)
     family, (shapes, sources) = family_of(fields), _planned(weights, hf_config)
     for name, wanted in shapes.items():
@@ -93,7 +93,7 @@ def _planned(weights: Mapping[str, Tensor], hf_config: Any) -> tuple[dict[str, T
 
 
 def _shapes(cfg: LanguageModelConfig, tensors: int) -> dict[str, Tensor]:
-    """Our tensors without memory. tensors: how many there are; every layer needs one."""
+    """Our tensors without memory. tensors: how many there are. Every layer needs one."""
     layers = cfg.stack.repeats * len(cfg.stack.pattern.split())
     if layers > max(tensors, FEW):
         raise ValueError(f"the configuration has {layers:,} layers, and there are {tensors:,} tensors")
@@ -128,6 +128,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def fields_of(hf_config: Any) -> Fields:
+    """The fields of a transformers configuration or of a config.json. ValueError for absurd sizes."""
     fields = Fields(hf_config if isinstance(hf_config, Mapping) else hf_config.to_dict())
     for name in ("num_hidden_layers", "n_routed_experts", "num_experts"):
         many = fields.get(name, 1)
@@ -136,6 +137,7 @@ def fields_of(hf_config: Any) -> Fields:
 
 
 def family_of(fields: Fields) -> Family:
+    """The family of a configuration. ValueError where it cannot be loaded."""
     if fields.family.startswith("qwen4_exp"):
         raise ValueError("Qwen4-Exp's gated residual is none of ours; interop_qwen4.parts loads the blocks that match")
     if fields.family not in FAMILIES:
@@ -201,7 +203,7 @@ class Shards(Mapping[str, Tensor]):
 
 
 def _listed(index: Path) -> dict[str, Path]:
-    """{tensor: file}; ValueError where a file lies in another folder."""
+    """{tensor: file}. ValueError where a file lies in another folder."""
     files = _json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(f, str) and f and f == Path(f).name for f in files.values()):
         raise ValueError(f"{index} names no files of its folder")

@@ -22,6 +22,7 @@ MIXERS = {"linear_attention": "gdn", "full_attention": "gated"}
 
 
 def qwen3_next(f: Fields) -> LanguageModelConfig:
+    """The configuration of Qwen3-Next as ours."""
     layers, every = range(f["num_hidden_layers"]), f.get("full_attention_interval", 4)
     usual = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in layers]
     mixers = f.per_layer("layer_types", usual, MIXERS)
@@ -30,6 +31,7 @@ def qwen3_next(f: Fields) -> LanguageModelConfig:
 
 
 def has_experts(f: Fields, layer: int) -> bool:
+    """Does this layer have a mixture of experts?"""
     chosen = (layer + 1) % f.get("decoder_sparse_step", 1) == 0 and layer not in f.get("mlp_only_layers", [])
     return chosen and f["num_experts"] > 0
 
@@ -48,6 +50,7 @@ def attention(f: Fields, share: float = 0.25) -> GatedAttentionConfig:
 
 
 def delta_net(f: Fields) -> GatedDeltaNetConfig:
+    """The configuration of Gated DeltaNet."""
     f.divides("linear_num_key_heads", "linear_num_value_heads")
     return GatedDeltaNetConfig(
         key_heads=f["linear_num_key_heads"],
@@ -59,6 +62,7 @@ def delta_net(f: Fields) -> GatedDeltaNetConfig:
 
 
 def experts(f: Fields) -> MoEConfig:
+    """The configuration of the mixture of experts."""
     return MoEConfig(
         experts=f["num_experts"],
         top_k=f["num_experts_per_tok"],

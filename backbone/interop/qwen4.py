@@ -9,9 +9,9 @@ What matches, to fp32 rounding:
     n-gram memory        texts that do not go on behind an end-of-text token, whose own memory we leave out; three gains
                          become two, as they meet only as products
     embedding and head   any
-What does not, and is dropped: block-compressed sparse attention of longer texts (indexer.*); the gated residual
+What does not, and is dropped: block-compressed sparse attention of longer texts (indexer.*). The gated residual
 (*hyper_connection*), which weighs every channel of normed streams where ours weigh streams, and which no configuration
-turns off (hc_count >= 2); vision, and positions on three axes.
+turns off (hc_count >= 2). Vision, and positions on three axes.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,8 @@ def layer_parts(f: Fields, i: int, weights: Tensors) -> dict[str, nn.Module]:
 
 
 def filled(block: nn.Module, ours: str, f: Fields, weights: Tensors) -> nn.Module:
-    """The block with its weights, which are those of Qwen3-Next; ours: what its names begin with in a stack."""
+    """The block with its weights, which are those of Qwen3-Next.
+    ours: what its names begin with in a stack."""
     cfg, state = LanguageModelConfig(stack=StackConfig(moe=experts(f))), {}
     for name, wanted in block.state_dict().items():
         sources = QWEN3_NEXT.sources(ours + name, cfg, weights.keys())
@@ -90,7 +91,8 @@ def packed(f: Fields, theirs: str, weights: Tensors) -> dict[str, Tensor]:
 
 
 def memory(f: Fields, index: int, weights: Tensors) -> Engram:
-    """index: how many memories come before; weights: of a `Qwen4ExpTextPLELayer`, its table whole or in shards."""
+    """index: how many memories come before.
+    weights: of a `Qwen4ExpTextPLELayer`, its table whole or in shards."""
     order, heads, eos = f["ngram_size"], f["heads_per_ngram"], f["eos_token_id"]
     cfg = EngramConfig(
         vocabulary=f["vocab_size"] - 1,  # one id is "nothing here": their end of text

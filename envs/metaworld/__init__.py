@@ -1,6 +1,6 @@
 """Meta-World (Yu et al., arXiv 1910.10897): 50 tasks `metaworld-<name>`, and suites of them.
 
-Importing this registers names and words only; the package is asked for when an environment or its contract is. Suites:
+Importing this registers names and words only. The package is asked for when an environment or its contract is. Suites:
 metaworld-mt10 and metaworld-mt50, and MT50's tiers metaworld-easy, -medium, -hard and -very-hard.
 """
 
@@ -24,12 +24,14 @@ class MetaWorldTask:
     words: tuple[str, str]  # instruction; what is handled first
 
     def make(self, name: str, **options: Any) -> TaskEnv:
+        """The environment of this task."""
         require("metaworld", name, INSTALL)
         from .env import MetaWorldEnv
 
         return MetaWorldEnv(name, self.title, self.words, **options)
 
     def contract_fields(self, image_size: int = 128) -> dict[str, Any]:
+        """The contract of this task as `envs.contract.build_contract` gives it."""
         require("metaworld", f"metaworld-{self.title.removesuffix('-v3')}", INSTALL)
         from .env import contract_fields
 

@@ -1,13 +1,13 @@
 """Meta-World's tasks as a `TaskEnv`, under the protocol in which vision-language-action policies are compared on MT50.
 
-Camera `corner2` moved to [0.75, 0.075, 0.7] and its image turned by 180 degrees; state: hand position and gripper
-opening, nothing of the objects; random objects and goal; horizon 500; success at any step. Action: delta position (1 cm
+Camera `corner2` moved to [0.75, 0.075, 0.7] and its image turned by 180 degrees. State: hand position and gripper
+opening, nothing of the objects. Random objects and goal. Horizon 500. Success at any step. Action: delta position (1 cm
 a step, world) and gripper (-1 open, +1 close). Reward: Meta-World's own in [0, 10], divided by 10.
 
 Notable choices
 - The observation is the part of the camera's image where things happen (envs/metaworld/view.py).
 - Shadows, reflections, skybox and multisampling are off: ten times the frames, as the arm and the scenes are meshes.
-- The package asks for one old MuJoCo, because of one method that writes rows of fixed length (`_Welds`); without its
+- The package asks for one old MuJoCo, because of one method that writes rows of fixed length (`_Welds`). Without its
   dependencies it runs on new ones.
 - Its `reset` ignores the seed and draws from numpy's global generator. Here it draws from the environment's own, from a
   simulation put back as compiled, so that an episode is a function of the seed alone.
@@ -50,7 +50,7 @@ def contract_fields(image_size: int) -> dict[str, Any]:
 
 
 class _Welds:
-    """New MuJoCo has 12 numbers in the row of a weld, not 11; the last stays as compiled."""
+    """New MuJoCo has 12 numbers in the row of a weld, not 11. The last stays as compiled."""
 
     model: mujoco.MjModel
 
@@ -76,6 +76,8 @@ def simulation(title: str) -> Any:
 
 
 class MetaWorldEnv(TaskEnv):
+    """A task of Meta-World as a `TaskEnv`."""
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
     entities = ENTITIES
 
@@ -88,7 +90,8 @@ class MetaWorldEnv(TaskEnv):
         image_size: int = 128,
         render_mode: str | None = "rgb_array",
     ):
-        """title: Meta-World's name of the task; words: its instruction, and the thing that is handled first."""
+        """title: Meta-World's name of the task.
+        words: its instruction, and the thing that is handled first."""
         super().__init__(name, cameras, (CAMERA,), image_size, HORIZON, (STATE_LOW, STATE_HIGH), 4, render_mode)
         self.title, self.words = title, words
         self.sim = simulation(title)
@@ -116,6 +119,7 @@ class MetaWorldEnv(TaskEnv):
         return self._observe(), {"success": False, "instruction": self.instruction}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One control step, as gymnasium's: observation, reward, terminated on success, truncated, info."""
         limited = np.clip(self.checked(action), -1.0, 1.0)
         self.full, reward, _, _, found = self.sim.step(limited)
         self._steps += 1
@@ -134,14 +138,15 @@ class MetaWorldEnv(TaskEnv):
         return smooth(np.ascontiguousarray(image))
 
     def close(self) -> None:
+        """Frees the renderers."""
         self._cameras.close()
 
     def expert(self, seed: int) -> Script:
-        """Meta-World's own script, pushed aside now and then; the seed decides when."""
+        """Meta-World's own script, pushed aside now and then. The seed decides when."""
         return MetaWorldExpert(self, seed)
 
     def snapshot(self) -> Callable[[], None]:
-        """Beside MuJoCo's state Meta-World keeps numbers and arrays of its own, which differ from task to task; a step
+        """Beside MuJoCo's state Meta-World keeps numbers and arrays of its own, which differ from task to task. A step
         replaces them, and writes into none. Some are views of MuJoCo's state, and stay that."""
         data, kept, steps, full = copy(self.sim.data), dict(vars(self.sim)), self._steps, self.full
 
@@ -154,6 +159,7 @@ class MetaWorldEnv(TaskEnv):
         return back
 
     def privileged(self) -> dict[str, np.ndarray]:
+        """Places of the entities and their keypoints in the images, known to the simulator only."""
         places = self.sim._get_pos_objects().reshape(-1, 3)
         found = dict(zip(ENTITIES, places, strict=False)) | {"goal": self.sim._get_pos_goal()}
         referents = ("goal", None) if self.words[1] == "goal" else ("object", "goal")
@@ -164,6 +170,7 @@ class MetaWorldEnv(TaskEnv):
         return in_workspace(project(self.sim.model, self.sim.data, CAMERA, points) * turned)
 
     def first_state_digest(self) -> str:
+        """sha256 of the state after `reset` and of the instruction."""
         model, data = self.sim.model, self.sim.data
         moved = [getattr(model, name) for name in LAYOUT]
         return digest(data.qpos, data.qvel, data.mocap_pos, self.sim._get_pos_goal(), *moved, self.words[0])

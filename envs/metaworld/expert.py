@@ -33,11 +33,12 @@ class Scripted(Protocol):
     words: tuple[str, str]
 
     @property
-    def full(self) -> np.ndarray: ...
+    def full(self) -> np.ndarray:
+        """Meta-World's own observation (39,), with objects and goal."""
 
 
 class MetaWorldExpert:
-    """An `envs.Script`; made after a reset, for one episode."""
+    """An `envs.Script`. Made after a reset, for one episode."""
 
     def __init__(self, env: Scripted, seed: int):
         self._env, self._script = env, script_of(env.title)
@@ -47,10 +48,11 @@ class MetaWorldExpert:
         self._bursts = Bursts(np.random.default_rng([11, seed]), BURST_RATE, BURST_STEPS, _push)
 
     def disturb(self, rate: float) -> None:
+        """Sets the chance a step that a perturbation of the actions starts."""
         self._bursts.change(rate)
 
     def act(self) -> tuple[np.ndarray, str, bool]:
-        """-> action float32 (4,), clipped as it is executed; subtask; is the hand being pushed."""
+        """-> action float32 (4,), clipped as it is executed. Subtask. Is the hand being pushed."""
         wanted = self._script.get_action(self._env.full.copy())  # a copy: some scripts write into what they read
         action, burst = np.clip(wanted, -1.0, 1.0), self._bursts.step()
         subtask = self._subtask(float(action[3]))
@@ -71,5 +73,5 @@ class MetaWorldExpert:
 
 
 def _push(rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """Offset (3,) of the hand's movement; do the fingers do the opposite."""
+    """Offset (3,) of the hand's movement. Do the fingers do the opposite."""
     return rng.uniform(-1.0, 1.0, 3), bool(rng.random() < FLIP_RATE)

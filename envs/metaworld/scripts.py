@@ -1,7 +1,7 @@
 """The script of every task: Meta-World's own, but for one that nobody could imitate who sees single frames.
 
 `handle-pull-side`: Meta-World's lifts at full speed, slips off the handle and goes back for it, in cycles of six
-control steps; which half of a cycle it is, no frame shows. Ours aims a little above the handle, and keeps it; it takes
+control steps. Which half of a cycle it is, no frame shows. Ours aims a little above the handle, and keeps it. It takes
 as long.
 """
 

@@ -1,4 +1,4 @@
-"""The 50 tasks of Meta-World by difficulty, with what the agent is told and what it handles; no package is needed here.
+"""The 50 tasks of Meta-World by difficulty, with what the agent is told and what it handles. No package is needed here.
 
 The tiers are those in which language-conditioned policies report MT50 (Seo et al., arXiv 2206.14244). The instructions
 say what the published task descriptions say, but differ for every two tasks: `push` and `push-back` share one there.

@@ -1,9 +1,9 @@
 """The camera, looking only at where things happen.
 
 Half of the width and of the height of `corner2`'s image hold hands, things and goals of the 50 tasks (but for the goals
-of `sweep` and `stick-pull`, off the table's edge); the rest is the robot's base, the floor and the wall. That half is
+of `sweep` and `stick-pull`, off the table's edge). The rest is the robot's base, the floor and the wall. That half is
 the observation: at 128 pixels one pixel is 5 mm on the table instead of 10, and what is grasped is 20 to 40 mm. It is a
-crop, made by the camera's intrinsics, so that the rest is never drawn; drawn at twice the size and averaged, so that a
+crop, made by the camera's intrinsics, so that the rest is never drawn. Drawn at twice the size and averaged, so that a
 marker of a few pixels does not flicker.
 """
 

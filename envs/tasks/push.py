@@ -16,6 +16,7 @@ ROOM = 0.045  # distance that the hand keeps from other objects' centres [m]
 
 
 def distance(sim: Simulation) -> float:
+    """Horizontal distance of the named object from the mark [m]."""
     return float(np.linalg.norm(sim.object(0)[:2] - sim.body("mark")[:2]))
 
 
@@ -27,9 +28,12 @@ def way_is_free(mark: np.ndarray, thing: np.ndarray, *others: np.ndarray) -> boo
 
 
 class PushExpert(Expert):
+    """Goes behind the named object and pushes it to the mark."""
+
     flip_rate = 0.0  # fingers that open against the cube take it along, and the way is lost
 
     def decide(self) -> Move:
+        """The script's next control step, from the present state of the simulation."""
         name, thing, hand = self.names[0], self.sim.object(0), self.sim.pinch
         way = self.sim.body("mark")[:2] - thing[:2]
         way = self.turned(thing[:2], way / max(1e-6, float(np.linalg.norm(way))))
@@ -55,6 +59,8 @@ class PushExpert(Expert):
 
 @register("push", "tabletop")
 class Push(Task):
+    """Push the named object onto the mark."""
+
     fixtures = ("objects", "mark")
     templates = (
         "push the {object} to the mark",
@@ -68,13 +74,16 @@ class Push(Task):
     shapes = ("cube",)  # a pushed cylinder tips and rolls away
 
     def place(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Puts the fixtures and the objects in place, drawn from `rng`."""
         mark = rng.uniform(TABLE[0] + 0.02, TABLE[1] - 0.02)
         sim.place_fixture("mark", mark)
         self.place_objects(sim, rng, [mark], clear=lambda spots: way_is_free(mark, *spots))
 
     def success(self, sim: Simulation) -> bool:
+        """Is the goal reached in the present state of the simulation?"""
         return distance(sim) < ON_MARK
 
     def reward(self, sim: Simulation) -> float:
+        """Dense reward of the present state, in [0, 1]."""
         near = tolerance(float(np.linalg.norm(sim.pinch - sim.object(0))), 0.06, 0.2)
         return 1.0 if self.success(sim) else 0.2 * near + 0.7 * tolerance(distance(sim), ON_MARK, 0.25)

@@ -1,9 +1,9 @@
 """The two-rate agent: a planner that ticks slowly, a controller that runs between its ticks, one limiter at the end.
 
 Clocks count control steps. Every `execute` steps the controller looks, and continues the chunk in flight (the committed
-steps are its prefix: real-time chunking); every `tick` steps, or as soon as the planner's own progress says
+steps are its prefix: real-time chunking). Every `tick` steps, or as soon as the planner's own progress says
 that the subtask is done, the planner thinks. The newest subgoal wins. A planner that fails or gives a non-finite
-subgoal is counted in `events`, and the last subgoal stays; without one, the agent runs flat.
+subgoal is counted in `events`, and the last subgoal stays. Without one, the agent runs flat.
 """
 
 import math
@@ -35,7 +35,7 @@ NOTHING_NEW: dict[str, Any] = {"replanned": False, "planner_ms": None, "controll
 
 
 class TandemAgent:
-    """`reset(instruction, seed)`, then `act(obs) -> action` once a control step; `trace` says what it thought.
+    """`reset(instruction, seed)`, then `act(obs) -> action` once a control step. `trace` says what it thought.
 
     Where `looks`, `act` is `decide(look(obs), noise)`: who wants another noise calls those two before `act`.
     """
@@ -55,7 +55,7 @@ class TandemAgent:
         self.reset("", 0)
 
     def bind(self, env: gymnasium.Env) -> None:
-        """The agent sees observations only; they must be those that it was trained on."""
+        """The agent sees observations only. They must be those that it was trained on."""
         task = envs.task_of(env)
         kind = (task.name, task.image_size)
         if kind not in self._bound:
@@ -63,6 +63,7 @@ class TandemAgent:
             self._bound.add(kind)
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
         self.generator = torch.Generator().manual_seed(seed)
         self.instruction = self.bundle.tokenize([instruction], self.sizes.instruction_length).to(self.bundle.device)
         self.events: Counter[str] = Counter()
@@ -116,7 +117,7 @@ class TandemAgent:
         return Situation(z, referents, way, state, self.goal, words)
 
     def _understand(self, scene: Scene, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scene tokens (1, N, D), those that are meant, and the ways to these (1, R, 3); from memory, if any."""
+        """Scene tokens (1, N, D), those that are meant, and the ways to these (1, R, 3). From memory, if any."""
         grounding, memory = self.model.grounding, self.bundle.memory
         referents, named = grounding(self.instruction, scene.z)
         meant = named.softmax(-1)  # (1, R, K)
@@ -137,13 +138,13 @@ class TandemAgent:
         self.entry["controller_ms"] += 1e3 * (time.perf_counter() - begin)
 
     def commit(self, chunk: Tensor) -> None:
-        """The next actions are this chunk's, (H, A) normalised; with latency, after those of the last one that run
+        """The next actions are this chunk's, (H, A) normalised. With latency, after those of the last one that run
         meanwhile."""
         meanwhile = [*self.queue, *[None] * self._delay][: self._delay]
         self.queue, self.executed = deque([*meanwhile, *chunk.cpu().numpy()[self._delay :]]), 0
 
     def _note_words(self, instruction: str) -> None:
-        """Counts words that no demonstration had, and those beyond the length that is read; warns once of each."""
+        """Counts words that no demonstration had, and those beyond the length that is read. Warns once of each."""
         unknown = self.bundle.tokenizer.unknown(instruction)
         cut = self.bundle.tokenizer.cut(instruction, self.sizes.instruction_length)
         for name, words in (("unknown_words", unknown), ("cut_words", cut)):
@@ -156,7 +157,7 @@ class TandemAgent:
             print(f"the policy {' and '.join(what)}, in {instruction!r}", file=sys.stderr)
 
     def noise(self, situation: Situation) -> Tensor:
-        """(1, M, H, A): what steering chose, where the checkpoint has it; else the episode's own random numbers."""
+        """(1, M, H, A): what steering chose, where the checkpoint has it. Else the episode's own random numbers."""
         cfg = self.model.controller.cfg
         if (steering := self.bundle.steering) is not None:
             if self.looked % steering.cfg.hold == 0:
@@ -204,7 +205,7 @@ class TandemAgent:
             entry["goal_image"] = self.bundle.picture(self.goal)
 
     def _plan(self, past: list[Tensor], referents: Tensor) -> Plan | None:
-        """The planner's plan; None where it raises, or gives something of another shape or that is not finite."""
+        """The planner's plan. None where it raises, or gives something of another shape or that is not finite."""
         try:
             plan = self.model.planner.sample(self.instruction, self.previous, *self._padded(past), referents)
             progress, goal = float(plan.progress[0]), (1, self.sizes.goal_tokens, self.sizes.width)

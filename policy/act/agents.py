@@ -17,6 +17,8 @@ from .runtime import AgentSpec
 
 
 class Agent(Protocol):
+    """What drives an environment."""
+
     image_size: int | None  # of the images that it sees [pixels]; None: whatever the task gives
     trace: list[dict[str, Any]]  # per step: subtask, progress, replanned, planner_ms, controller_ms, pictures
     events: Counter[str]
@@ -26,9 +28,14 @@ class Agent(Protocol):
         """Does the next `act` read images? Rendering costs more than a step of the simulation."""
         ...
 
-    def bind(self, env: gymnasium.Env) -> None: ...
-    def reset(self, instruction: str, seed: int) -> None: ...
-    def act(self, obs: dict[str, Any]) -> np.ndarray: ...
+    def bind(self, env: gymnasium.Env) -> None:
+        """Checks that the environment fits the agent, before the first reset."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
+
+    def act(self, obs: dict[str, Any]) -> np.ndarray:
+        """The action of this control step, float32 (A,), from the observation."""
 
 
 def load_agent(spec: AgentSpec, tasks: Sequence[str] = ()) -> Agent:
@@ -57,13 +64,16 @@ class ExpertAgent(_NoModel):
     looks = False
 
     def bind(self, env: gymnasium.Env) -> None:
+        """Checks that the environment fits the agent, before the first reset."""
         self._env = env
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
         self._expert = envs.expert(self._env, seed)
         self.trace = []
 
     def act(self, obs: dict[str, Any]) -> np.ndarray:
+        """The action of this control step, float32 (A,), from the observation."""
         action, subtask, _ = self._expert.act()
         new = not self.trace or self.trace[-1]["subtask"] != subtask
         self.trace.append(entry(subtask, replanned=new))
@@ -76,13 +86,16 @@ class RandomAgent(_NoModel):
     looks = False
 
     def bind(self, env: gymnasium.Env) -> None:
+        """Checks that the environment fits the agent, before the first reset."""
         self._size = envs.task_of(env).action_space.shape[0]
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
         self._rng = np.random.default_rng(seed)
         self.trace = []
 
     def act(self, obs: dict[str, Any]) -> np.ndarray:
+        """The action of this control step, float32 (A,), from the observation."""
         self.trace.append(entry("", replanned=False))
         return self._rng.uniform(-1, 1, self._size).astype(np.float32)
 

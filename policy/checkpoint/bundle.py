@@ -1,6 +1,6 @@
 """A policy as it is stored and run: weights, sizes, contract, normalisers and vocabulary, always together.
 
-The contract is compared before any weight is loaded; statistics live here and nowhere else. `Bundle` turns an
+The contract is compared before any weight is loaded. Statistics live here and nowhere else. `Bundle` turns an
 observation into tensors and a normalised action back into the environment's units, so no caller can forget to.
 """
 
@@ -37,6 +37,8 @@ HAND = ("eef_x", "eef_y", "eef_z")  # names of the hand's position in the state
 
 @dataclass
 class Bundle:
+    """A policy: its model, contract, normaliser, tokeniser, and what reinforcement learning added."""
+
     config: ModelConfig
     contract: Contract
     normalizer: Normalizer
@@ -49,7 +51,7 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path, expect: Contract | None = None) -> "Bundle":
-        """The averaged weights of a checkpoint. `expect`: the environment's contract; a difference is a DataError."""
+        """The averaged weights of a checkpoint. `expect`: the environment's contract. A difference is a DataError."""
         folder = store.resolve(path)
         store.verify(folder)
         contract = Contract.from_json(json.dumps(store.read_json(folder, f"{PRETRAINED}/contract.json")))
@@ -94,14 +96,17 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.read_out.queries.device
 
     @property
     def sizes(self) -> Sizes:
+        """Widths and lengths of the networks."""
         return self.config.sizes
 
     @property
     def cameras(self) -> tuple[str, ...]:
+        """Cameras of the contract, in its order."""
         return self.config.cameras
 
     @property
@@ -118,9 +123,11 @@ class Bundle:
         return FeatureSizes.of(self.model.controller.cfg, self.config.state_dim, REFERENTS)
 
     def normalized_state(self, state: Tensor) -> Tensor:
+        """Proprioception (..., S) in its units -> normalised."""
         return self.normalizer.normalize(STATE, state)
 
     def normalized_actions(self, actions: Tensor) -> Tensor:
+        """Actions (..., A) in their units -> normalised."""
         return self.normalizer.normalize(ACTION, actions)
 
     def action(self, normalized: np.ndarray) -> np.ndarray:
@@ -148,7 +155,7 @@ class Bundle:
         return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
 
     def hand(self, state: Tensor) -> Tensor:
-        """The hand's position (..., 3) [m], out of the raw state (..., S); the origin where none is named."""
+        """The hand's position (..., 3) [m], out of the raw state (..., S). The origin where none is named."""
         names = list(self.contract.features[STATE].names or ())
         if not set(HAND) <= set(names):
             return state.new_zeros(*state.shape[:-1], 3)
@@ -163,6 +170,7 @@ class Bundle:
         return self.tokenizer.encode(texts, length)
 
     def text(self, ids: Tensor) -> str:
+        """Token numbers -> words."""
         return self.tokenizer.decode(ids)
 
     def picture(self, goal: Tensor) -> np.ndarray:

@@ -33,7 +33,7 @@ def joined(moments: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str
 
 
 def load_into(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes up what `joined` gave; PolicyError where it is another optimiser's."""
+    """Takes up what `joined` gave. PolicyError where it is another optimiser's."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     try:
         for index, entry in state["state"].items():

@@ -4,7 +4,7 @@
     4 bits, per 32 of a row  backbone.int4, two codes a byte                   "name" uint8, "name:scale" (rows, n / 32)
     fewer than two axes, or no floating numbers: as they are
 
-A file of packed weights is one of safetensors as any other; `unpack` gives back what `pack` got, up to rounding, and
+A file of packed weights is one of safetensors as any other. `unpack` gives back what `pack` got, up to rounding, and
 leaves what was never packed alone.
 """
 

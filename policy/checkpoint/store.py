@@ -5,7 +5,7 @@
                       /manifest.json        every file's size and sha256, written last
     checkpoints/last -> 000200              replaced atomically, after the save
 
-`pretrained_model` holds the averaged (EMA) weights that evaluation uses; `training_state` what resuming needs. The
+`pretrained_model` holds the averaged (EMA) weights that evaluation uses. `training_state` what resuming needs. The
 folder is written under a temporary name and renamed, so a kill at any moment leaves the previous checkpoint valid.
 
 A checkpoint may come from a stranger:
@@ -155,7 +155,7 @@ def exists(run: Path) -> bool:
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """Checks every file against the manifest and returns it; PolicyError names the first file that is wrong."""
+    """Checks every file against the manifest and returns it. PolicyError names the first file that is wrong."""
     manifest_file = checkpoint / MANIFEST
     if not manifest_file.exists():
         raise PolicyError(f"checkpoint {checkpoint} has no {MANIFEST}: its save was cut short; use an older checkpoint")
@@ -196,7 +196,7 @@ def recipe(path: str | Path) -> dict[str, Any]:
 
 
 def tasks(path: str | Path) -> tuple[str, ...]:
-    """Tasks and suites that the policy was trained on; PolicyError where its data named none that we know."""
+    """Tasks and suites that the policy was trained on. PolicyError where its data named none that we know."""
     names = recipe(path).get("tasks")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise PolicyError(f"{path}: {RECIPE} names no tasks; use an older checkpoint")
@@ -216,7 +216,7 @@ def progress(path: str | Path) -> dict[str, Any]:
 
 
 def training(path: str | Path) -> dict[str, Any]:
-    """As `progress`, with what a run goes on from; PolicyError where its training did not keep that."""
+    """As `progress`, with what a run goes on from. PolicyError where its training did not keep that."""
     about = progress(path)
     counts = [about.get(name) for name in ("step", "averaged")]
     counts.append(about.get("skipped", 0))  # an older version counted none
@@ -346,7 +346,7 @@ def _point_last(root: Path, name: str) -> None:
 
 
 def _steps(root: Path) -> list[Path]:
-    """Newest first; as text 1000000 would be older than 999999. One that was laid aside counts where a kill left no
+    """Newest first. As text 1000000 would be older than 999999. One that was laid aside counts where a kill left no
     other in its place."""
     found = [p for p in root.iterdir() if p.is_dir() and p.name.isdigit() and not p.is_symlink()]
     found += [old for old in root.glob(f"{OLD}*") if not _step_of(old).exists()]

@@ -2,7 +2,7 @@
 
 The outcome does not depend on which worker runs it, nor on what ran before: the environment is reset from the seed,
 the agent's noise is seeded from task and seed, and torch runs on one thread. Whatever an environment, an expert or a
-policy raises on the way is the status of that episode alone; what would be the same for all of them is an error.
+policy raises on the way is the status of that episode alone. What would be the same for all of them is an error.
 """
 
 import hashlib
@@ -80,6 +80,7 @@ def attempt(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | 
 
 
 def run_episode(env: envs.TaskEnv, agent: Agent, episode: Episode, watch: Watcher | None = None) -> Outcome:
+    """Runs one episode and returns its outcome. Exceptions pass."""
     torch.set_num_threads(1)  # sums over several differ in their last bits, and contacts make another episode of that
     env.unwrapped.looking = True
     pace(env.metadata.get("render_fps", 20))

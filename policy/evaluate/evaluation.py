@@ -51,11 +51,11 @@ def evaluate(
     deadline: float | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
-    """Runs what `folder` does not hold yet, and what failed in it; returns all outcomes, in the order of `episodes`.
+    """Runs what `folder` does not hold yet, and what failed in it. Returns all outcomes, in the order of `episodes`.
 
     work: runs one job (spec, episode) in a worker. Default: `episode.run_job`, whose spec is an AgentSpec.
     deadline: seconds that a step may take. Default: from the environment's rate.
-    stopped: asked every second; True ends early with the outcomes so far.
+    stopped: asked every second. True ends early with the outcomes so far.
     """
     from .episode import run_job  # it imports torch, which the command line does not wait for
 
@@ -74,7 +74,7 @@ def evaluate(
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[Path]:
-    """The folder is made, and nobody else's until the block ends; DataError where another process has it. A new one
+    """The folder is made, and nobody else's until the block ends. DataError where another process has it. A new one
     goes again where nothing was written into it."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def in_use(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _log(folder: Path) -> Iterator[Callable[[Outcome], None]]:
-    """Appends outcomes to the folder's file; each is on the disk when the call returns."""
+    """Appends outcomes to the folder's file. Each is on the disk when the call returns."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(folder / EPISODES_FILE, flags, 0o644), "a", encoding="utf-8") as log:
@@ -127,7 +127,7 @@ class Hope:
 
 def read_outcomes(folder: Path) -> list[Outcome]:
     """What an interrupted evaluation has finished. A last line that was written in part is dropped, its episode runs
-    again; one that lost its end alone gets it."""
+    again. One that lost its end alone gets it."""
     file = folder / EPISODES_FILE
     try:
         content = read_bytes(file, LONGEST)
@@ -162,7 +162,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
 
     Columns: the modes for the true instruction, and "wrong" and "empty". Failed episodes are errors, in a column of
     their own: neither successes nor failures. Broken simulations (sim_errors) are failures, and counted.
-    clamped_share: of all steps, those whose action was out of limits; held: steps without a finite action.
+    clamped_share: of all steps, those whose action was out of limits. Held: steps without a finite action.
     """
     per_task: dict[str, dict[str, Any]] = {}
     for task in dict.fromkeys(o.task for o in outcomes):
@@ -234,5 +234,6 @@ def _median(values: list[float]) -> float | None:
 
 
 def resolve_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """Task or suite names -> task names."""
     envs.need_opengl()
     return envs.resolve(tuple(names))

@@ -11,7 +11,7 @@ LONGEST = 600  # characters
 
 
 def described(error: BaseException) -> str:
-    """ "RuntimeError: physics state is invalid (mine.py line 14)": its kind, its words, and where it was raised; errors
+    """ "RuntimeError: physics state is invalid (mine.py line 14)": its kind, its words, and where it was raised. Errors
     of this package say by themselves what was wrong."""
     words = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     said = f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -1,4 +1,4 @@
-"""Episodes and what came of them; and outcomes from JSON that may be of anyone, in which every field has its type."""
+"""Episodes and their outcomes. Outcomes from JSON may be of anyone: every field is checked for its type."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -29,6 +29,7 @@ class Episode:
 
     @property
     def key(self) -> str:
+        """task/seed/mode/control, which names an episode."""
         return f"{self.task}/{self.seed}/{self.mode}/{self.control}"
 
 
@@ -54,9 +55,11 @@ class Outcome:
 
     @property
     def key(self) -> str:
+        """task/seed/mode/control, which names an episode."""
         return Episode(self.task, self.seed, self.mode, self.control).key
 
     def as_dict(self) -> dict[str, Any]:
+        """As a dictionary for JSON."""
         return asdict(self)
 
 
@@ -67,6 +70,7 @@ def outcome_of(episode: Episode, **values: Any) -> Outcome:
 
 
 def crashed(episode: Episode, reason: str) -> Outcome:
+    """The outcome of an episode whose worker died."""
     return outcome_of(episode, status="crashed", detail=reason)
 
 
@@ -84,10 +88,12 @@ def is_text(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
+    """A printable text of up to 200 characters."""
     return isinstance(value, str) and 0 < len(value) <= NAME and value.isprintable()
 
 
 def is_count(value: Any) -> bool:
+    """A whole number from 0 on."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
@@ -99,6 +105,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_bool(value: Any) -> bool:
+    """True or false, and nothing that only counts as such."""
     return isinstance(value, bool)
 
 
@@ -136,7 +143,7 @@ REST: dict[str, tuple[Check, str]] = {
 
 def checked(raw: Any, needed: Iterable[str]) -> dict[str, Any]:
     """`raw`, an episode of results.json or episodes.jsonl. PolicyError names a field of a wrong type, or one of
-    `needed` that is not there; other fields are looked at where they are there."""
+    `needed` that is not there. Other fields are looked at where they are there."""
     if not isinstance(raw, dict):
         raise PolicyError(f"is {type(raw).__name__}, not an episode")
     for name in needed:

@@ -3,7 +3,7 @@
 Workers are spawned, get one job at a time through a pipe of their own, and are replaced when the pipe closes or a step
 of a job takes too long (policy/evaluate/worker.py). A job that keeps killing its worker is reported as a `Crash`, not
 dropped and not counted as anything else. Errors that Python can report (exceptions) end the run: they are bugs or bad
-input, and repeating them would hide that; work whose exceptions are results returns them.
+input, and repeating them would hide that. Work whose exceptions are results returns them.
 """
 
 import multiprocessing
@@ -53,8 +53,10 @@ class Pool:
         deadline: float | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ):
-        """work: a picklable function of one job, which calls `worker.beat` at every step; deadline: seconds that a step
-        may take, none: from the rate that the work tells; stopped: asked every second, ends `run` early."""
+        """work: a picklable function of one job, which calls `worker.beat` at every step.
+        deadline: seconds that a step
+        may take, none: from the rate that the work tells.
+        stopped: asked every second, ends `run` early."""
         self.work, self.count, self.deadline, self.stopped = work, max(1, workers), deadline, stopped
         self.replaced = 0  # workers that died
         self._workers: list[_Worker] = []
@@ -66,6 +68,7 @@ class Pool:
         self._stop(self._workers)
 
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Runs the jobs and yields (index, result) as they are done. A result is a Crash where all workers died."""
         self.jobs, self.waiting, self.tries = jobs, deque(range(len(jobs))), [0] * len(jobs)
         while len(self._workers) < min(self.count, len(jobs)) and not self.stopped():
             self._workers.append(self._spawn())
@@ -139,7 +142,7 @@ class Pool:
         return _Worker(process, ours, heart)
 
     def _stop(self, workers: Sequence[_Worker]) -> None:
-        """Idle ones end by themselves; nobody waits for what the others do."""
+        """Idle ones end by themselves. Nobody waits for what the others do."""
         self._end([worker for worker in workers if worker.job is not None])
         idle = [worker for worker in workers if worker.job is None]
         for worker in idle:

@@ -14,11 +14,14 @@ TINY = 1e-12  # from the ends of what a difference can be, where nothing varies
 
 @dataclass(frozen=True)
 class Proportion:
+    """Successes of n episodes, with Wilson's interval."""
+
     successes: int
     n: int
 
     @property
     def value(self) -> float:
+        """Share of successes. NaN where there are no episodes."""
         return self.successes / self.n if self.n else float("nan")
 
     @property
@@ -36,6 +39,7 @@ class Proportion:
         return f"{100 * self.value:.0f}% [{100 * low:.0f}, {100 * high:.0f}]" if self.n else "-"
 
     def as_dict(self) -> dict[str, float]:
+        """As a dictionary for JSON."""
         low, high = self.interval
         return {"success": round(self.value, 4), "low": round(low, 4), "high": round(high, 4), "n": self.n}
 
@@ -53,10 +57,12 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
+        """Is the p-value below 0.05?"""
         return self.p_value < 0.05
 
     @property
     def verdict(self) -> str:
+        """The verdict as a sentence."""
         if not self.significant:
             detectable = f"differences above {100 * self.detectable:.0f} points would show"
             return f"no significant difference (p = {self.p_value:.2f}; {detectable})"

@@ -35,7 +35,7 @@ class Heart:
     """Shared by a worker and its parent."""
 
     def __init__(self, deadline: float | None):
-        """deadline: seconds that a step may take; none: from the rate that the worker tells (`pace`)."""
+        """deadline: seconds that a step may take. None: from the rate that the worker tells (`pace`)."""
         self.given, self.step = deadline is not None, STEP if deadline is None else deadline
         self._times: Any = RawArray("d", 2)  # until when a beat is due, and how many seconds that were
         self.grant(START)
@@ -54,7 +54,7 @@ class Heart:
 
     @property
     def overdue(self) -> float:
-        """Seconds that the worker was given for its next beat, where it let them pass; else 0."""
+        """Seconds that the worker was given for its next beat, where it let them pass. Else 0."""
         return self._times[1] if time.monotonic() > self._times[0] else 0.0
 
 

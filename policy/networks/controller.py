@@ -1,14 +1,14 @@
 """System 1, F: a flow-matching action head that turns scene, goal and proprioception into a chunk of H actions.
 
-Time runs from 0 (noise) to 1 (clean actions); x_t = (1 - t) * noise + t * actions and the network predicts the
+Time runs from 0 (noise) to 1 (clean actions). x_t = (1 - t) * noise + t * actions and the network predicts the
 velocity noise - actions, which Euler's method integrates with sigma = 1 - t from 1 to 0
-(Lipman et al., arXiv 2210.02747; sampling of t after pi0, arXiv 2410.24164).
+(Lipman et al., arXiv 2210.02747, sampling of t after pi0, arXiv 2410.24164).
 
 Notable choices
 - One stream of tokens [instruction, goal, scene, noisy actions] through `backbone.dit`. Context tokens do not see the
   actions, so several noise draws share one encoding in training, as all Euler steps do at inference.
 - Training-time real-time chunking (arXiv 2512.05964): a random prefix of the chunk is given clean (t = 1) and
-  carries no loss; at inference the committed steps of the chunk in flight go there.
+  carries no loss. At inference the committed steps of the chunk in flight go there.
 - The tokens that decide most (referents, goal, proprioception, words) also reach every action token directly, through
   a small MLP: attention alone took thousands of steps to find them among fifty.
 - Rows without a goal (`has_goal`) are the flat policy's: one checkpoint runs hierarchical or flat.
@@ -28,6 +28,8 @@ from ...backbone.norms import RMSNorm
 
 @dataclass(frozen=True)
 class ControllerConfig:
+    """Sizes of `Controller`."""
+
     width: int = 192  # D
     action_dim: int = 7  # A
     chunk: int = 16  # H
@@ -83,8 +85,9 @@ class Controller(nn.Module):
         has_goal: Tensor | None = None,
         told: Tensor | None = None,
     ) -> Context:
-        """instruction (B, L) word ids, 0 = no word; z (B, N, D); referents (B, R, D), the scene tokens that the words
-        mean (planner.grounding); goal (B, K, D) and has_goal (B,): which rows have one; told (B, D): what is to be said
+        """instruction (B, L) word ids, 0 = no word. z (B, N, D). referents (B, R, D), the scene tokens that the words
+        mean (planner.grounding). goal (B, K, D) and has_goal (B,): which rows have one.
+        told (B, D): what is to be said
         beside the words (policy.networks.advantage_token)."""
         words = self.words(instruction) + self.word_position[: instruction.shape[1]]
         if told is not None:
@@ -133,7 +136,7 @@ class Controller(nn.Module):
         return (error * weight).sum() / weight.sum().clamp(min=1)
 
     def _sample_time(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """t (B, M, H), one time a draw but 1 on its committed prefix; and where the prefix is (B, M, H)."""
+        """t (B, M, H), one time a draw but 1 on its committed prefix. And where the prefix is (B, M, H)."""
         B, M, H, _ = actions.shape
         noise_level = torch.rand(B, M, 1, device=actions.device) ** (1 / 1.5)  # Beta(1.5, 1): more mass near noise
         t = (1 - (0.999 * noise_level + 0.001)).expand(B, M, H)
@@ -151,7 +154,7 @@ class Controller(nn.Module):
         untold: Context | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are;
+        """Integrates noise (B, M, H, A) to chunks (B, M, H, A). prefix (B, d, A): committed steps, kept as they are.
         untold: the context to be guided away from, v = v(untold) + guidance * (v(context) - v(untold))."""
         sigmas = euler_sigmas(self.cfg.euler_steps).to(noise.device)
         d = 0 if prefix is None else prefix.shape[1]

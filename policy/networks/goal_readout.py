@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ReadOutConfig:
+    """Sizes of `ReadOut`."""
+
     width: int = 192  # D
     goal_tokens: int = 4  # K
     heads: int = 6
 
 
 class GoalReadOut(nn.Module):
-    """z (B, N, D) -> g (B, K, D): learned queries attend to the scene; one feed-forward layer; unit-variance tokens."""
+    """z (B, N, D) -> g (B, K, D): learned queries attend to the scene. One feed-forward layer. Unit-variance tokens."""
 
     def __init__(self, cfg: ReadOutConfig):
         super().__init__()
@@ -31,6 +33,7 @@ class GoalReadOut(nn.Module):
         self.norm = nn.LayerNorm(D, elementwise_affine=False)  # a goal's scale must not be a way to cheat distances
 
     def forward(self, z: Tensor) -> Tensor:
+        """Scene tokens z (B, N, D) -> goal tokens (B, K, D)."""
         B, N, D = z.shape
         q = self.query(self.queries).expand(B, -1, -1)
         k, v = self.key_value(z).chunk(2, dim=-1)
@@ -51,7 +54,7 @@ class StateProbe(nn.Module):
         )
 
     def loss(self, g: Tensor, entity_state: Tensor, state: Tensor) -> dict[str, Tensor]:
-        """entity_state (B, M, 4): x, y, z [m] and present; state (B, S) normalised."""
+        """entity_state (B, M, 4): x, y, z [m] and present. state (B, S) normalised."""
         positions, proprioception = self.mlp(g.flatten(1)).split([3 * self.entities, self.state_dim], dim=-1)
         present = entity_state[..., 3]
         error = (positions.unflatten(-1, (self.entities, 3)) - entity_state[..., :3]).abs().sum(-1)  # metres

@@ -5,14 +5,14 @@
 
 Diffusion steering by reinforcement learning (DSRL, arXiv 2506.15799): noise of bounded size gives a chunk near those
 of the demonstrations, so that what is learned stays near imitation and is quickly found. `policy/rl/dsrl/dsrl.py`
-trains it; the layout of the network is that of stable-baselines3's actor, whose weights it takes.
+trains it. The layout of the network is that of stable-baselines3's actor, whose weights it takes.
 
 Notable choices
 - One noise for all steps of a chunk, as DSRL has it. It is no likely draw, as random noise changes from step to step,
   and that is what moves the hand.
 - What is chosen holds for a whole attempt: the noise of one look moves the hand by millimetres, which the next look
   takes back, and an episode has few decisions to learn from.
-- It draws at test too, as it did when it learned what comes of it; `--runtime.noise 0` takes the mean.
+- It draws at test too, as it did when it learned what comes of it. `--runtime.noise 0` takes the mean.
 - Features are what the controller acts on (policy/networks/policy_state.py), in few numbers
   (policy/networks/pca_whitening.py).
 """
@@ -31,6 +31,8 @@ LOG_STD = (-20.0, 2.0)  # as stable-baselines3's actor bounds it
 
 @dataclass(frozen=True)
 class SteeringConfig:
+    """Sizes of `Steering`."""
+
     features: int  # F, length of `Situation.features`
     plain: int  # the first of them, see there
     chunk: int  # H
@@ -40,10 +42,13 @@ class SteeringConfig:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "SteeringConfig":
+        """From JSON. An error of one line where it is damaged."""
         return cls(**raw | {"hidden": tuple(raw["hidden"])})
 
 
 class Steering(nn.Module):
+    """The actor that chooses the initial noise of the flow (DSRL)."""
+
     def __init__(self, cfg: SteeringConfig):
         super().__init__()
         self.cfg = cfg

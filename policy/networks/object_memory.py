@@ -5,8 +5,8 @@
 
 The hand hides things from both cameras just where a centimetre matters: a cube that is pushed, within 8 cm of the hand,
 is seen five centimetres off in a tenth of the looks. An expert who goes by that needs second attempts, and fails in 8%
-of the layouts; by what is recalled it does as well as by the truth (`tandem bench eyes`). What lies still is where it
-was; the correction is for what is held or pushed, and moves with the hand.
+of the layouts. By what is recalled it does as well as by the truth (`tandem bench eyes`). What lies still is where it
+was. The correction is for what is held or pushed, and moves with the hand.
 
 Notable choices
 - Looks are brought together in metres, by what the hand did since, before anything is learned: adding coordinates to
@@ -29,6 +29,8 @@ LONG = 32.0  # control steps; ages in a unit in which they are about 1
 
 @dataclass(frozen=True)
 class MemoryConfig:
+    """Sizes of `Memory`."""
+
     state_dim: int  # S
     looked: int  # E
     things: int  # R, that an instruction means

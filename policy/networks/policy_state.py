@@ -22,7 +22,7 @@ class Situation:
     words: Tensor  # (B, D) mean of the instruction's words
 
     def features(self) -> Tensor:
-        """(B, F): ways and proprioception, which are the plain ones; then referents, subgoal's mean, words."""
+        """(B, F): ways and proprioception, which are the plain ones. Then referents, subgoal's mean, words."""
         subgoal = torch.zeros_like(self.words) if self.goal is None else self.goal.mean(1)
         plain = [DECIMETRES * self.way.flatten(1), self.state]
         return torch.cat([*plain, self.referents.flatten(1), subgoal, self.words], dim=-1).float()
@@ -30,6 +30,8 @@ class Situation:
 
 @dataclass(frozen=True)
 class FeatureSizes:
+    """Sizes of the features that learners of reinforcement learning read."""
+
     features: int  # F
     plain: int  # the first of them, which say most
 

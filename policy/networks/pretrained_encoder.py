@@ -4,15 +4,15 @@
     memory = [layer norm of the patches | their (u, v)]  -> T tokens a camera by learned attention
     z = norm([tokens of every camera | proprioception] + position)
 
-Called like `SceneEncoder`; there are no keypoints to teach, so only z comes out.
+Called like `SceneEncoder`. There are no keypoints to teach, so only z comes out.
 
 Notable choices
 - (u, v) beside every patch: the attention's mean of it is a soft keypoint, finer than a patch, for nothing.
 - `features` holds all that is frozen, `read` all that learns: a data set's features can be computed once.
 - The whole image is resized to the size the checkpoint's processor crops to. Cropping, as processors do for photographs
   of single objects, would cut the edges of the workspace away.
-- Resizing runs on tensors where the model is; transformers' image processors visit PIL for every image.
-Left out: fine-tuning the tower; NaFlex checkpoints of SigLIP 2, whose patches come packed.
+- Resizing runs on tensors where the model is. Transformers' image processors visit PIL for every image.
+Left out: fine-tuning the tower. NaFlex checkpoints of SigLIP 2, whose patches come packed.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,8 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 @dataclass(frozen=True)
 class PretrainedEncoderConfig:
+    """Sizes of `PretrainedEncoder`."""
+
     model: str  # id on the hub, or a folder
     revision: str | None = None  # commit or tag on the hub; pin it for results that others can repeat
     dtype: str = "float32"  # of the frozen tower
@@ -80,6 +82,7 @@ class PretrainedEncoder(nn.Module):
         self.register_buffer("grid", pixel_grid(side), persistent=False)  # (P, 2)
 
     def train(self, mode: bool = True) -> "PretrainedEncoder":
+        """As torch's, but what is frozen stays in evaluation mode."""
         super().train(mode)
         self.tower.eval()
         return self
@@ -123,6 +126,7 @@ def image_size(model: str, how: dict[str, Any]) -> int:
 
 
 def patch_size(model: str, config: Any) -> int:
+    """Side of a patch of the pretrained encoder [pixels]."""
     size, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
     if not isinstance(size, int) or image is None:
         raise PretrainedError(f"{model} ({config.model_type}) is no vision transformer with images of a fixed size")

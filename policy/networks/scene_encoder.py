@@ -2,7 +2,7 @@
 
 A small convolutional trunk, shared by the cameras, makes a feature map at a quarter of the image's resolution. Each
 camera has K learned keypoints: a softmax over the map gives where (the expected u, v) and what (the features pooled
-there); both become one token. One token for the whole view of each camera and one for proprioception complete z.
+there). Both become one token. One token for the whole view of each camera and one for proprioception complete z.
 
 Notable choices
 - Keypoints rather than patches: 27 tokens instead of 1,152, and positions finer than a cell come for free
@@ -12,7 +12,7 @@ Notable choices
 - From what the cameras see of a keypoint, and where, and from where the hand is, a small network reads the way from the
   hand to it, in metres, taught likewise. Keypoints a few millimetres sharp were not enough: the controller had to learn
   the cameras' geometry from actions alone, and after 900 steps still missed objects by 30 mm. With one camera, where
-  alone is not enough either: 50 tasks put things of 50 heights on the same pixel (14 mm an axis; with what, 5 mm).
+  alone is not enough either: 50 tasks put things of 50 heights on the same pixel (14 mm an axis, with what, 5 mm).
   The way's error teaches the features, but moves no keypoint: early on it would.
 - No normalisation layers in the trunk: the convolutions run at the machine's GEMM rate, normalisation would not.
 Left out: random shifts. The cameras are fixed, so absolute image position carries metric information.
@@ -29,6 +29,8 @@ REACH = 0.5  # metres that the sine features of a way span
 
 @dataclass(frozen=True)
 class SceneEncoderConfig:
+    """Sizes of `SceneEncoder`."""
+
     cameras: tuple[str, ...] = ("front", "wrist")  # order of the cameras, by name
     image_size: int = 96  # images are (image_size, image_size, 3)
     state_dim: int = 17  # S, length of observation.state
@@ -205,7 +207,7 @@ def keypoint_loss(scene: Scene, target: Tensor) -> dict[str, Tensor]:
 
 
 def way_loss(scene: Scene, entities: Tensor, hand: Tensor) -> Tensor:
-    """Mean error of the ways to the M entities, in decimetres. entities (B, M, 4): x, y, z, present; hand (B, 3)."""
+    """Mean error of the ways to the M entities, in decimetres. entities (B, M, 4): x, y, z, present. hand (B, 3)."""
     M = entities.shape[1]
     error = (scene.way[:, :M] - (entities[..., :3] - hand.unsqueeze(1))).abs().sum(-1)
     return 10 * (error * entities[..., 3]).sum() / entities[..., 3].sum().clamp(min=1.0)

@@ -7,7 +7,7 @@ from ...planner.trunk import Trunk
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths that the components share; their other sizes are the defaults in their own files."""
+    """Widths that the components share. Their other sizes are the defaults in their own files."""
 
     width: int = 192  # D
     image_size: int = 96

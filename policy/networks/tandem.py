@@ -20,7 +20,7 @@ from .sizes import Sizes
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the components must agree on; the rest of their sizes are defaults in their own files."""
+    """What the components must agree on. The rest of their sizes are defaults in their own files."""
 
     sizes: Sizes
     cameras: tuple[str, ...]
@@ -31,6 +31,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "ModelConfig":
+        """From JSON. An error of one line where it is damaged."""
         try:
             trunk = raw["sizes"]["planner"]
             sizes = Sizes(**raw["sizes"] | {"planner": Trunk(**trunk | {"engram": tuple(trunk["engram"])})})
@@ -64,6 +65,7 @@ class ModelConfig:
 
     @property
     def encoder(self) -> SceneEncoderConfig:
+        """Sizes of the scene encoder."""
         s = self.sizes
         return SceneEncoderConfig(
             self.cameras, s.image_size, self.state_dim, s.width, max(s.keypoints, self.entities), self.entities

@@ -1,4 +1,4 @@
-"""Losses and gradients of a training step; on a GPU recorded once, as a CUDA graph, and replayed.
+"""Losses and gradients of a training step. On a GPU recorded once, as a CUDA graph, and replayed.
 
 A step of a small policy is two thousand kernels of a few microseconds each, and to launch them one by one takes several
 times as long as to run them. A recorded step reads its batch from the same memory every time and leaves its gradients
@@ -16,14 +16,17 @@ WARM_UP = 3  # steps before recording: libraries choose and allocate in their fi
 
 
 class Losses(Protocol):
+    """What gives a loss for a batch."""
+
     # Does every step launch the same operations on batches of the same shapes, and never wait for the GPU?
     repeats: bool
 
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts by name."""
 
 
 class Step:
-    """step(batch) -> loss and metrics; the parameters have its gradients, and none of an earlier step."""
+    """step(batch) -> loss and metrics. The parameters have its gradients, and none of an earlier step."""
 
     def __init__(self, learner: Losses, parameters: list[nn.Parameter], dtype: torch.dtype):
         self.learner, self.parameters, self.dtype = learner, parameters, dtype

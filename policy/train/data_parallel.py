@@ -1,7 +1,7 @@
 """Data-parallel training: several processes, each with its share of every batch, whose gradients are averaged.
 
     with recruit(2, partner, args) as team:      starts partner(team, *args) in another process; both do the same steps
-        ...; loss.backward(); team.average(gradients); optimizer.step()
+        .... loss.backward(). team.average(gradients). optimizer.step()
 
 Notable choices
 - Processes of one thread and not one process of many threads: the operations of small networks are short, and threads

@@ -1,7 +1,7 @@
 """Exponential moving average of weights: the copy that evaluation uses and that labels subgoals in training.
 
 torch's AveragedModel with a decay that warms up, min(decay, (1 + n) / (10 + n)), so that the average of a short run is
-not an average with its random start (the rule of diffusers' EMAModel; that one keeps a bare list of tensors, and here
+not an average with its random start (the rule of diffusers' EMAModel, that one keeps a bare list of tensors, and here
 the average is itself run as a model).
 """
 
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A frozen running average of `model`; call `update_parameters(model)` after every optimiser step."""
+    """A frozen running average of `model`. Call `update_parameters(model)` after every optimiser step."""
     average = AveragedModel(model, multi_avg_fn=_warming(decay), use_buffers=True)
     return cast(AveragedModel, average.requires_grad_(False).eval())
 

@@ -4,8 +4,8 @@ For data that was recorded elsewhere there is no simulator to succeed in. The op
 actions are predicted from the recorded observations: a number to compare policies by, no promise of success.
 
     open-loop error of an entry = mean |predicted - recorded|, in the entry's own unit, over the first action of a chunk
-    and over all its steps; beside it the errors of two policies that see nothing: always the mean action, and standing
-    still (0; for an absolute target the action before)
+    and over all its steps. Beside it the errors of two policies that see nothing: always the mean action, and standing
+    still (0, for an absolute target the action before)
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FRAMES, BATCH = 512, 32  # measured at most, evenly over the episodes; at once
 
 
 def split(cache: FrameCache, share: float | None, seed: int) -> tuple[int, ...]:
-    """Episodes to hold out, in ascending order. share: of all; None: SHARE, or none where a simulator can measure."""
+    """Episodes to hold out, in ascending order. share: of all. None: SHARE, or none where a simulator can measure."""
     episodes = len(cache.episode_start)
     if share is None:
         share = 0.0 if any("sim/task" in row for row in cache.episodes) else SHARE

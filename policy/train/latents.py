@@ -24,9 +24,11 @@ class Latents:
     g: Tensor  # (F, K, D) read-outs
 
     def scenes(self, index: Tensor) -> Tensor:
+        """Scene tokens z of these frames."""
         return self.z[index].float()
 
     def goals(self, index: Tensor) -> Tensor:
+        """Goal tokens of these frames."""
         return self.g[index].float()
 
 

@@ -32,14 +32,19 @@ class Learner(Losses, Protocol):
 
     name: str
 
-    def parameters(self) -> list[nn.Parameter]: ...
-    def batches(self, start_step: int) -> Iterator[dict[str, Any]]: ...
-    def after_step(self) -> None: ...
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the optimiser's order."""
+
+    def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless batches from this step on. They follow from the seed and the step."""
+
+    def after_step(self) -> None:
+        """Runs after every step of the optimiser."""
 
 
 @dataclass
 class Progress:
-    """Where a stage stands; what a checkpoint must hold beside the weights."""
+    """Where a stage stands. What a checkpoint must hold beside the weights."""
 
     step: int = 0
     optimizer: dict[str, Any] | None = None  # state dict to resume from

@@ -17,6 +17,7 @@ FLOOR = {STATE: 0.02, ACTION: 0.1}
 
 
 def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
+    """A policy with fresh weights, of the recipe's sizes and the data's contract."""
     contract = cache.contract
     cameras = tuple(contract.cameras())
     for camera, key in contract.cameras().items():

@@ -32,6 +32,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
+    """What a training run is made of."""
+
     name: str
     tasks: tuple[str, ...]  # short names of registered tasks, or a suite
     episodes: int | tuple[int, ...]  # demonstrations per task: of every one, or of each of `tasks`
@@ -128,6 +130,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
 
 
 def preset(name: str) -> Recipe:
+    """A recipe by its name. PolicyError where there is none."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1)
         guess = f"did you mean {near[0]!r}? " if near else ""

@@ -58,9 +58,10 @@ def train(
     """Trains `recipe` on `cache` and returns the last checkpoint. A signal that asks to stop saves one and raises
     `Stopped`.
 
-    prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes;
+    prepared: seconds that recording and decoding took, which the checkpoint's own account of its time includes.
     act_from: a run whose stage `act` is taken over with its time, so that only `think` is trained
-    (policy/train/warm_start.py); allow_changed: resume though processes, threads, precision or device differ and the
+    (policy/train/warm_start.py).
+    allow_changed: resume though processes, threads, precision or device differ and the
     numbers will too
     """
     refuse_sizes(recipe)
@@ -88,7 +89,7 @@ def train(
 
 
 def _ways(recipe: Recipe, stored: Path | None, allow_changed: bool) -> tuple[dict[str, Any], str]:
-    """How the numbers are computed, which their last digits depend on; and what of it is not as it was.
+    """How the numbers are computed, which their last digits depend on. And what of it is not as it was.
 
     `auto` precision is measured, so that another machine would choose otherwise: a resumed run keeps the first choice.
     PolicyError where something is not as it was and that is not allowed.
@@ -119,7 +120,7 @@ def _partner(
     act_from: Path | None,
     dtype: torch.dtype,
 ) -> None:
-    """The same training in another process, on its share of every batch; it saves nothing and says nothing."""
+    """The same training in another process, on its share of every batch. It saves nothing and says nothing."""
     torch.set_num_threads(recipe.threads)
     training = _resume(recipe, cache, output) if stored else _start(recipe, cache, act_from)
     _run_stages(training, cache, Silent(), team, dtype)
@@ -143,6 +144,7 @@ def _device(recipe: Recipe) -> torch.device:
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """fp32, bf16, or for `auto` the faster one on this device."""
     kinds: dict[str, Callable[[], torch.dtype]] = {
         "fp32": lambda: torch.float32,
         "bf16": lambda: torch.bfloat16,
@@ -192,7 +194,7 @@ def _batch(training: Training) -> int:
 
 
 def _halve(training: Training, run: Run | Silent, why: str) -> None:
-    """Half of the batch from here on, where that was allowed; PolicyError otherwise."""
+    """Half of the batch from here on, where that was allowed. PolicyError otherwise."""
     batch, stage, progress = _batch(training), training.stage, training.progress
     where = f"stage {stage}: out of memory with batches of {batch} ({why.splitlines()[0][:150]})"
     if not training.recipe.halve_batch or batch % 2 or training.recipe.processes > 1:

@@ -84,6 +84,7 @@ class Run:
         self._lock.release()
 
     def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds a point to the curves and a line to log.jsonl."""
         for name, value in metrics.items():
             self.writer.add_scalar(f"{stage}/{name}", value, step)
         try:
@@ -94,6 +95,7 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
+        """Was the run asked to stop?"""
         return self._stop.requested
 
     def stopped(self, message: str) -> Stopped:
@@ -101,7 +103,7 @@ class Run:
         return Stopped(message, self._stop.number or signal.SIGINT)
 
     def keep(self, name: str, value: Any) -> str:
-        """Writes a JSON file into the folder; returns where, to be added to an error."""
+        """Writes a JSON file into the folder. Returns where, to be added to an error."""
         write_atomic(self.folder / name, json_bytes(value))
         return f"; all in {self.folder / name}"
 

@@ -65,14 +65,17 @@ class ActLearner:
         self.privileged = tuple(key for key in bundle.privileged_keys if key in cache.columns)
 
     def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the optimiser's order."""
         return [p for part in learned_parts(self.model).values() for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless batches from this step on. They follow from the seed and the step."""
         extras = Extras(at=("subgoal",), share=0.5, columns=self.privileged)
         with Loader(self.sampler, self.cache, start_step=start_step, extras=extras) as loader:
             yield from loader
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts by name."""
         batch = to_device(batch, self.bundle.device)
         state = self.bundle.normalized_state(batch["state"])
         scene = self.model.encoder(batch["images"], state)

@@ -1,5 +1,5 @@
-"""Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder; and System 1
-further, on the planner's subgoals (a half of a batch; detached: knowledge insulation), true ones and none (a quarter
+"""Stage `think`: System 2, the world model and the image decoder on the latents of a frozen encoder. And System 1
+further, on the planner's subgoals (a half of a batch, detached: knowledge insulation), true ones and none (a quarter
 each). The planner learns from a half and the picture from a quarter of a batch: they cost most and are learned first.
 
     words, g*, progress = P(instruction, past ticks)       g* learns G(z at the end of the subtask)
@@ -45,7 +45,8 @@ class ThinkLearner:
         team: Team = ALONE,
         held_out: Sequence[int] = (),
     ):
-        """average: not used by this stage; held_out: episodes of which nothing is learned."""
+        """average: not used by this stage.
+        held_out: episodes of which nothing is learned."""
         self.team = team
         self.bundle, self.model, self.cache, self.batch = bundle, bundle.model, cache, batch
         sizes = bundle.sizes
@@ -61,14 +62,17 @@ class ThinkLearner:
         self.front = bundle.cameras[0]
 
     def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the optimiser's order."""
         parts = (self.model.controller, self.model.planner, self.model.world, self.model.decoder)
         return [p for part in parts for p in part.parameters()]
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Endless batches from this step on. They follow from the seed and the step."""
         with Loader(self.sampler, self.cache, start_step=start_step, extras=Extras()) as loader:
             yield from loader
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its parts by name."""
         sample = self.sample(batch)
         half, quarter = (max(1, len(sample["z"]) // n) for n in (2, 4))
         parts, plan = self.model.planner.loss({name: value[:half] for name, value in sample.items()})
@@ -81,7 +85,7 @@ class ThinkLearner:
         return torch.stack(total).sum(), parts
 
     def flow_loss(self, sample: dict[str, Tensor], planned: Tensor) -> Tensor:
-        """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient; of the
+        """System 1's loss. planned (B / 2, K, D): goals of the first half of the batch, which get no gradient. Of the
         other half, half the rows have true goals and half have none."""
         goal = torch.cat([planned.detach(), sample["goal"][len(planned) :]])
         has_goal = torch.arange(len(goal), device=planned.device) < len(planned) + (len(goal) - len(planned)) // 2
@@ -119,6 +123,7 @@ class ThinkLearner:
         return (batch["progress"] + (1 - batch["progress"]) * gained).clamp(0, 1)
 
     def after_step(self) -> None:
+        """Runs after every step of the optimiser."""
         self.team.add(expert_loads(self.model.planner))
         self.model.planner.balance()
 

@@ -18,7 +18,7 @@ from .stage_act import learned_parts
 
 
 def take_over(model: Tandem, recipe: Recipe, data_digest: str, source: Path) -> float:
-    """Gives `model` what stage `act` of the run (or checkpoint) `source` learned; returns the seconds it took.
+    """Gives `model` what stage `act` of the run (or checkpoint) `source` learned. Returns the seconds it took.
 
     PolicyError where `source` does not hold the end of that stage, or was trained on other data or another recipe.
     """

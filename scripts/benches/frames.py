@@ -7,7 +7,7 @@ from ..shared.errors import UserError
 
 
 def recorded(root: Path) -> Path:
-    """`root`; UserError where no data set is there."""
+    """`root`. UserError where no data set is there."""
     if not root.exists():
         raise UserError(f"no data set at {root}; record one with `tandem collect --output {root}`")
     return root

@@ -36,7 +36,8 @@ def _edged(frame: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def animation(rows: list[list[tuple[list[np.ndarray], bool]]], fps: float) -> bytes:
-    """rows of (thumbnails, success), equally many in each -> an animated WebP that repeats; fps: of the film."""
+    """rows of (thumbnails, success), equally many in each -> an animated WebP that repeats.
+    fps: of the film."""
     rows = [[(frames or [BLANK], success) for frames, success in row] for row in rows]
     longest = max(len(frames) for row in rows for frames, _ in row) + int(fps / EVERY)  # a second to see how it ended
     cells = [[framed(frames, success, longest) for frames, success in row] for row in rows]

@@ -1,6 +1,6 @@
 """Frames of a watched episode, and H.264 files from frames.
 
-Layout of a frame, 768 x 384: the first camera, large; beside it what the last one sees, what the policy sees (in few
+Layout of a frame, 768 x 384: the first camera, large. Beside it what the last one sees, what the policy sees (in few
 pixels), the decoded subgoal, and the future that the world model imagines for the chunk being executed.
 """
 
@@ -60,5 +60,6 @@ def encode(frames: list[np.ndarray], fps: int) -> bytes:
 
 
 def save(data: bytes, path: Path) -> None:
+    """Writes a film."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

@@ -31,6 +31,7 @@ class Probe:
 
 
 def probe(backend: str, seconds: float = 60.0) -> Probe:
+    """Draws with a backend of OpenGL in another process."""
     environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     if backend == "glfw":
         environment.pop("PYOPENGL_PLATFORM")
@@ -46,7 +47,7 @@ def probe(backend: str, seconds: float = 60.0) -> Probe:
 
 
 def wrong(image: Any) -> str:
-    """What is wrong with a picture of SCENE, uint8 (S, S, 3); empty where it is right."""
+    """What is wrong with a picture of SCENE, uint8 (S, S, 3). Empty where it is right."""
     import numpy as np
 
     near, far = image.shape[0] // 4, image.shape[0] - image.shape[0] // 4
@@ -61,7 +62,7 @@ def wrong(image: Any) -> str:
 
 
 def draw() -> None:
-    """In a process of its own: draws SCENE and prints the driver's name; ends with what is wrong."""
+    """In a process of its own: draws SCENE and prints the driver's name. Ends with what is wrong."""
     import mujoco
     from OpenGL import GL
 

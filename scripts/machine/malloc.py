@@ -1,7 +1,7 @@
 """Tells glibc's allocator to keep its pages.
 
 Tensors of a few megabytes are otherwise mapped and unmapped at every operation, and touching fresh pages costs more
-than the arithmetic: a forward pass of a small network ran up to ten times slower. Linux with glibc only; elsewhere
+than the arithmetic: a forward pass of a small network ran up to ten times slower. Linux with glibc only. Elsewhere
 nothing happens.
 """
 

@@ -1,7 +1,7 @@
 """Train and evaluate LeRobot's policies and Tandem on the same data, minutes, machine and seeds, and write the table.
 
 `python -m tandem.scripts.peers --publish` does everything: demonstrations, the peers' environment, training, measuring,
-evaluating. Each stage leaves a file in --output; run the command again after an interruption and it goes on there.
+evaluating. Each stage leaves a file in --output. Run the command again after an interruption and it goes on there.
 """
 
 import json
@@ -34,6 +34,8 @@ PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "muj
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of this program."""
+
     data: Path | None = None  # LeRobot data set of demonstrations; none: record the preset's
     preset: str = "mt10"  # of `tandem train`
     tasks: tuple[str, ...] = ()  # task or suite names to evaluate; none: the preset's
@@ -53,6 +55,7 @@ class Args:
 
 
 def main(args: Args) -> int:
+    """Runs this program and returns its exit code."""
     if args.dry_run:
         print(json.dumps(asdict(args), indent=1, default=str))
         return 0
@@ -78,7 +81,7 @@ def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
 
 
 def lasting(args: Args) -> dict[str, Any]:
-    """The settings that all that comes into one table shares; more episodes are added to those that are there."""
+    """The settings that all that comes into one table shares. More episodes are added to those that are there."""
     free = ("systems", "episodes", "output", "publish", "dry_run")
     return {key: value for key, value in asdict(args).items() if key not in free}
 
@@ -92,7 +95,7 @@ def _plan(args: Args) -> Plan:
 
 
 def _prepare_peers(args: Args, source: Path) -> Path:
-    """The peers' environment, their copy of the data, and SmolVLA's language model; returns the copy."""
+    """The peers' environment, their copy of the data, and SmolVLA's language model. Returns the copy."""
     copy, model = args.output / "data", args.output / LANGUAGE_MODEL
     if set(args.systems) <= {OURS}:
         return copy

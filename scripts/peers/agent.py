@@ -1,6 +1,6 @@
 """A trained LeRobot policy as one of our agents: its own processors around it, its own queue of actions inside.
 
-Runs in .venv-peers. The policy is asked at every step, as in LeRobot's own rollout; it computes a chunk when its queue
+Runs in .venv-peers. The policy is asked at every step, as in LeRobot's own rollout. It computes a chunk when its queue
 is empty. Images are rendered only for the steps whose images it uses: those at which it computes, and the steps just
 before, for policies that see more than one.
 """
@@ -25,6 +25,8 @@ from .dataset import CODE, task_code, task_words
 
 
 class LeRobotAgent:
+    """A policy of LeRobot as an `Agent`."""
+
     def __init__(self, folder: Path) -> None:
         """folder: `pretrained_model` of one of LeRobot's checkpoints."""
         from lerobot.configs.policies import PreTrainedConfig
@@ -42,11 +44,13 @@ class LeRobotAgent:
         self.reset("", 0)
 
     def bind(self, env: gymnasium.Env) -> None:
+        """Checks that the environment fits the agent, before the first reset."""
         missing = self.config.input_features.keys() - {CODE} - task_of(env).observation_space.spaces.keys()
         if missing:
             raise ValueError(f"the policy was trained on {sorted(missing)}, which {env} does not show")
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Begins an episode with these words. seed: of the agent's random numbers."""
         self.policy.reset()
         torch.manual_seed(seed)  # its noise comes from torch's own generator
         self.trace = []
@@ -62,6 +66,7 @@ class LeRobotAgent:
         return ahead < self.config.n_obs_steps
 
     def act(self, obs: dict[str, Any]) -> np.ndarray:
+        """The action of this control step, float32 (A,), from the observation."""
         begin, computes = time.perf_counter(), self.computes
         with torch.inference_mode():
             action = self.after(self.policy.select_action(self.before(self._batch(obs))))
@@ -82,6 +87,7 @@ class LeRobotAgent:
 
 @lru_cache(maxsize=1)
 def load(folder: str) -> LeRobotAgent:
+    """Loads a policy of LeRobot."""
     keep_pages()
     return LeRobotAgent(Path(folder))
 

@@ -1,10 +1,10 @@
 """The data set as the peers get it: images, state, action and task, and nothing else of the simulator.
 
 LeRobot takes every column `observation.*` for an input of the policy, `observation.environment_state` among them: that
-is where ours keeps the positions of objects, for teachers. A flag could name the inputs; a copy without the columns
+is where ours keeps the positions of objects, for teachers. A flag could name the inputs. A copy without the columns
 leaves nothing to be got wrong, and gives its loader less to read.
 
-In the copy `observation.environment_state` is the task, one-hot. ACT and Diffusion Policy read no words; without it
+In the copy `observation.environment_state` is the task, one-hot. ACT and Diffusion Policy read no words. Without it
 they would have to guess from the picture which of several tasks on the same table is meant. SmolVLA reads the words and
 ignores the column. A data set of one task has no such column.
 """
@@ -78,7 +78,7 @@ def _write(dataset: Dataset, target: Path) -> None:
 
 
 def _write_frames(dataset: Dataset, file: Path, keys: list[str], target: Path) -> np.ndarray:
-    """Copies one file of frames; returns the code of each, float32 (T, tasks)."""
+    """Copies one file of frames. Returns the code of each, float32 (T, tasks)."""
     table, tasks = read_table(file, keys), len(dataset.tasks)
     codes = np.eye(tasks, dtype=np.float32)[table["task_index"].to_numpy()]
     if tasks > 1:

@@ -27,6 +27,8 @@ BATCHES = 50
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of this program."""
+
     system: str
     checkpoint: str
     task: str
@@ -38,6 +40,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    """Runs this program and returns its exit code."""
     found = _tandem(args) if args.system == "tandem" else _peer(args)
     args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Evaluates a peer's checkpoint, as `tandem eval` does a checkpoint of ours. Runs in .venv-peers.
 
-results.json has what `tandem compare A B --mode hierarchical --mode-b act` needs; the peer's name stands for the mode.
+results.json has what `tandem compare A B --mode hierarchical --mode-b act` needs. The peer's name stands for the mode.
 """
 
 import json
@@ -18,6 +18,8 @@ DEADLINE = 3600.0  # seconds for one episode: a chunk may take some, and an epis
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of this program."""
+
     system: str  # a peer's name
     checkpoint: str  # `pretrained_model` of one of LeRobot's checkpoints
     tasks: tuple[str, ...]
@@ -28,6 +30,7 @@ class Args:
 
 
 def main(args: Args) -> None:
+    """Runs this program and returns its exit code."""
     episodes = plan(resolve_tasks(args.tasks), args.episodes, args.first_seed, (args.system,), ("normal",))
     outcomes = evaluate(args.checkpoint, episodes, args.output, args.workers, work=run_job, deadline=DEADLINE)
     results = {

@@ -1,6 +1,6 @@
 """The stages of one system, each a command in that system's environment: train, measure, evaluate.
 
-Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is; evaluating is, where more
+Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is. Evaluating is, where more
 episodes are asked for than it tells of.
 """
 

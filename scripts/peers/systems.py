@@ -54,7 +54,8 @@ WARMUP = (500, 10)  # steps: at most the published number, and at most this part
 
 
 def train_command(peer: Peer, python: Path, data: Path, output: Path, steps: int, batch: int, seed: int) -> list[str]:
-    """The command without its logging and saving flags; python: of the peers' environment."""
+    """The command without its logging and saving flags.
+    python: of the peers' environment."""
     command = [
         str(python.parent / "lerobot-train"), f"--policy.type={peer.name}", *peer.flags, "--policy.device=cpu",
         "--policy.push_to_hub=false", "--dataset.repo_id=tandem/peers", f"--dataset.root={data}",

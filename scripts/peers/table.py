@@ -13,7 +13,9 @@ OURS = "tandem"
 
 
 def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """folder: holds `<system>/eval/results.json`; mode: of Tandem; stages: system -> what its stages measured."""
+    """folder: holds `<system>/eval/results.json`.
+    mode: of Tandem.
+    stages: system -> what its stages measured."""
     modes = {system: mode if system == OURS else system for system in systems}
     same_starts({system: read_results(folder / system / "eval", ("first_state",))["episodes"] for system in systems})
     outcomes = {system: load(folder / system / "eval", modes[system], "normal") for system in systems}
@@ -21,7 +23,7 @@ def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[
 
 
 def success(outcomes: dict[str, Outcomes], system: str) -> dict[str, Any]:
-    """Over all episodes, with Wilson's 95% interval; and how far Tandem is ahead on the same episodes."""
+    """Over all episodes, with Wilson's 95% interval. And how far Tandem is ahead on the same episodes."""
     mine = outcomes[system]
     found = Proportion(sum(mine.values()), len(mine)).as_dict()
     names = {"success": "success", "success_low": "low", "success_high": "high", "episodes": "n"}
@@ -29,7 +31,8 @@ def success(outcomes: dict[str, Outcomes], system: str) -> dict[str, Any]:
 
 
 def rates(stages: dict[str, Any]) -> dict[str, Any]:
-    """In the order of the table; stages: the JSON of training, measuring and evaluating, in one."""
+    """In the order of the table.
+    stages: the JSON of training, measuring and evaluating, in one."""
     return {
         "ms_per_chunk": stages["ms_per_chunk"],
         "train_samples_per_s": stages["samples_per_s"],

@@ -42,7 +42,7 @@ def scaled(
 
 
 def step_seconds(output: Path, recipe: Recipe) -> dict[str, float]:
-    """Seconds of a step in each stage, from the run's log; the first line of a stage holds its start-up."""
+    """Seconds of a step in each stage, from the run's log. The first line of a stage holds its start-up."""
     batch = {"act": recipe.act.batch, "think": recipe.think.batch}
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     found: dict[str, list[float]] = {}

@@ -42,11 +42,12 @@ class Trained:
     finished: bool
 
     def as_dict(self) -> dict[str, object]:
+        """As a dictionary for JSON."""
         return asdict(self)
 
 
 def train_peer(name: str, python: Path, data: Path, folder: Path, budget: Budget) -> Trained:
-    """folder: of this peer; the run lies in its `train`."""
+    """folder: of this peer. The run lies in its `train`."""
     peer, home = PEERS[name], folder.parent
     batch = budget.batch or peer.batch
 
@@ -80,7 +81,7 @@ def step_seconds(log: str) -> list[float]:
 
 
 def affordable(trial: Ran, seconds: list[float], budget: Budget) -> int:
-    """Steps that fit into the minutes, beside a start-up like the trial's; slow first steps belong to it."""
+    """Steps that fit into the minutes, beside a start-up like the trial's. Slow first steps belong to it."""
     each = mean(seconds[UNCOUNTED:] or seconds)
     start_up = trial.seconds - each * len(seconds)
     return max(2, int((MARGIN * 60 * budget.minutes - start_up) / each))

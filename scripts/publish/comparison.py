@@ -18,7 +18,7 @@ Outcomes = dict[tuple[str, int, str], bool]  # by task, seed and the digest of t
 
 
 def load(path: Path, mode: str, control: str) -> Outcomes:
-    """Successes of what was measured; says what was not."""
+    """Successes of what was measured. Says what was not."""
     chosen = [e for e in read_results(path)["episodes"] if e["mode"] == mode and e["control"] == control]
     measured = [e for e in chosen if e["status"] in MEASURED]
     if not measured:
@@ -30,6 +30,7 @@ def load(path: Path, mode: str, control: str) -> Outcomes:
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
+    """Pairs the episodes of both where it can, and compares."""
     if both := sorted(a.keys() & b.keys()):
         return paired([a[k] for k in both], [b[k] for k in both])
     return unpaired(proportion(a), proportion(b))
@@ -78,6 +79,7 @@ def left_out(a: Outcomes, b: Outcomes) -> list[str]:
 
 
 def said(name: str, found: Comparison) -> str:
+    """The verdict about a task as a line."""
     return f"{name}: {found.verdict} · {found.test}"
 
 
@@ -104,12 +106,15 @@ def published(path_a: Path, path_b: Path, a: Outcomes, b: Outcomes) -> dict[str,
 
 
 def made_with(path: Path) -> dict[str, Any]:
+    """Code and checkpoint of an evaluation."""
     return {key: read_results(path)["manifest"].get(key) for key in ("code", "checkpoint")}
 
 
 def of_task(outcomes: Outcomes, task: str) -> Outcomes:
+    """The outcomes of one task."""
     return {key: won for key, won in outcomes.items() if key[0] == task}
 
 
 def proportion(outcomes: Outcomes) -> Proportion:
+    """Successes of all outcomes."""
     return Proportion(sum(outcomes.values()), len(outcomes))

@@ -40,7 +40,7 @@ def shown(file: Path, keys: list[str]) -> str:
 
 
 def _only(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """The result with these of its numbers; all where none are named."""
+    """The result with these of its numbers. All where none are named."""
     missing = [key for key in keys if key not in result["metrics"]]
     if missing:
         raise UserError(f"docs/results/{result['name']}.json has no {', '.join(missing)}, which a page asks for")
@@ -48,7 +48,7 @@ def _only(result: dict[str, Any], keys: list[str]) -> dict[str, Any]:
 
 
 def write_result(name: str, command: str, metrics: dict[str, Any], folder: Path | None = None, **more: Any) -> Path:
-    """Stores one published figure; successes and drops are fractions."""
+    """Stores one published figure. Successes and drops are fractions."""
     for key, value in metrics.items():
         if ("success" in key or "drop" in key) and isinstance(value, float) and not -1 <= value <= 1:
             raise UserError(f"result {name}: {key} is {value}; give a fraction, not a percentage")
@@ -70,6 +70,7 @@ def add_to_result(name: str, command: str, metrics: dict[str, Any], folder: Path
 
 
 def result_file(name: str, folder: Path | None = None) -> Path:
+    """The file of a published figure."""
     return (folder or _folder()) / f"{name}.json"
 
 

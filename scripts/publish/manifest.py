@@ -20,7 +20,7 @@ PACKAGES = ("tandem-vla", "torch", "mujoco", "numpy", "gymnasium", "mink", "daqp
 
 
 def manifest(**more: Any) -> dict[str, Any]:
-    """Code version, packages, machine, GL backend; `more` adds checkpoint digest, seeds and the like."""
+    """Code version, packages, machine, GL backend. `more` adds checkpoint digest, seeds and the like."""
     import torch
 
     return {
@@ -36,7 +36,7 @@ def manifest(**more: Any) -> dict[str, Any]:
 
 
 def this_command() -> str:
-    """As a user would type it; `python -m tandem.scripts` is the same."""
+    """As a user would type it. `python -m tandem.scripts` is the same."""
     ours = Path(sys.argv[0]).name in ("tandem", "__main__.py")
     return "tandem " + shlex.join(sys.argv[1:]) if ours else shlex.join(sys.argv)
 
@@ -79,7 +79,7 @@ def this_code() -> str:
 
 
 def code_version(root: Path = ROOT) -> str:
-    """The commit, with "+changes" where the checkout's code differs from it; outside a checkout the package's version.
+    """The commit, with "+changes" where the checkout's code differs from it. Outside a checkout the package's version.
 
     Pages do not count: publishing one figure must not make the next look as if it came from other code.
     """

@@ -50,7 +50,8 @@ def linear(label: str, padded: bool = False) -> Axis:
 
 
 def curves(lines: dict[str, Line], x: Axis, y: Axis, bands: dict[str, Band] | None = None) -> str:
-    """lines: name -> curve; bands: name -> interval around it, drawn faintly."""
+    """lines: name -> curve.
+    bands: name -> interval around it, drawn faintly."""
     bands = bands or {}
     xs = [number for line in lines.values() for number in line]
     ys = [number for line in lines.values() for number in line.values()]

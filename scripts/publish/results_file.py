@@ -45,6 +45,7 @@ def read_results(path: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def key_of(episode: dict[str, Any]) -> tuple[str, int, str, str]:
+    """Task, seed, mode and control of an episode."""
     return episode["task"], episode["seed"], episode["mode"], episode["control"]
 
 

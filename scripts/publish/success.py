@@ -1,6 +1,6 @@
 """The figures of docs/results that an evaluation gives: means, tables, latencies, and what the training took.
 
-Meta-World's tasks come in four tiers of difficulty; its `tier_average` is the unweighted mean over the tiers present,
+Meta-World's tasks come in four tiers of difficulty. Its `tier_average` is the unweighted mean over the tiers present,
 as MT50 is reported in the field, and stands beside the mean over tasks.
 """
 
@@ -23,7 +23,8 @@ FIRST = {"hierarchical": "", "flat": "_flat"}
 
 
 def published(results: dict[str, Any], folder: str) -> dict[str, Any]:
-    """results: of `tandem eval`; folder: its checkpoint, "" for an agent that is none."""
+    """results: of `tandem eval`.
+    folder: its checkpoint, "" for an agent that is none."""
     found, minutes = results["summary"], train_minutes(folder)
     means = {f"success_{'mean' if column == 'hierarchical' else column}": v for column, v in found["mean"].items()}
     others = {k: found[k] for k in ("wrong_instruction_drop", "per_task", "planner_ms", "controller_ms", "errors")}
@@ -72,6 +73,7 @@ def variant(results: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def train_minutes(folder: str) -> float | None:
+    """Minutes that the training of a checkpoint took. None where nothing was trained."""
     if not folder:
         return None
     return round(store.progress(folder)["seconds"] / 60, 1)

@@ -24,6 +24,7 @@ FRACTIONS = (
 
 
 def render(result: dict[str, Any]) -> str:
+    """A result as Markdown."""
     metrics = result["metrics"]
     per_task = metrics.get("per_task", {})
     numbers = _tables({key: value for key, value in metrics.items() if key != "per_task"})
@@ -51,7 +52,7 @@ def _rows(values: dict[str, Any], title: str = "measured") -> list[str]:
 
 
 def _tables(values: dict[str, Any], title: str = "measured") -> list[str]:
-    """Numbers in one table; every group of numbers in its own, rows of one kind side by side."""
+    """Numbers in one table. Every group of numbers in its own, rows of one kind side by side."""
     groups = {key: value for key, value in values.items() if isinstance(value, dict) and not _is_summary(value)}
     numbers = {key: value for key, value in values.items() if key not in groups}
     if not numbers and (rows := _twice_named(groups)):
@@ -66,7 +67,7 @@ def _tables(values: dict[str, Any], title: str = "measured") -> list[str]:
 
 
 def _twice_named(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows of groups of rows of one kind, such as methods of tasks, under both names; none where that is not so."""
+    """Rows of groups of rows of one kind, such as methods of tasks, under both names. None where that is not so."""
     rows = {f"{key} | {name}": row for key, group in groups.items() for name, row in group.items()}
     alike = all(isinstance(row, dict) and not _is_summary(row) for row in rows.values())
     if not alike or len({tuple(row) for row in rows.values()}) != 1:
@@ -106,6 +107,7 @@ def _task_table(per_task: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def cell(entry: dict[str, float] | None) -> str:
+    """A success with its interval, for a table."""
     return (
         "–" if entry is None else f"{100 * entry['success']:.0f}% [{100 * entry['low']:.0f}, {100 * entry['high']:.0f}]"
     )

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """What was wrong, where, and what to do. Printed as one line; exit code 2."""
+    """What was wrong, where, and what to do. Printed as one line. Exit code 2."""

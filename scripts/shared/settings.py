@@ -12,7 +12,7 @@ SEEDS = 1 << 32  # numpy's older generators, which some environments use, take n
 
 
 def same_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Keeps them in the folder, with those that others asked for; UserError where it was begun with another value."""
+    """Keeps them in the folder, with those that others asked for. UserError where it was begun with another value."""
     settings, file = json.loads(json.dumps(settings, default=str)), output / "settings.json"
     stored = _stored(file)
     if differ := [key for key in settings if stored.get(key, settings[key]) != settings[key]]:
@@ -35,7 +35,7 @@ def _stored(file: Path) -> dict[str, Any]:
 
 
 def at_least(args: Any, **least: int) -> None:
-    """UserError where a flag is less than it may be; `step_deadline` must be more than 0 wherever there is one."""
+    """UserError where a flag is less than it may be. `step_deadline` must be more than 0 wherever there is one."""
     for name, value in least.items():
         if getattr(args, name) < value:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; use {value} or more")

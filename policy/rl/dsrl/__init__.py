@@ -1,1 +1,1 @@
-"""DSRL: a frozen flow, steered by its noise; and learning from nothing, for reference."""
+"""DSRL: a frozen flow, steered by its noise. Learning from nothing, for reference, is here too."""

@@ -5,7 +5,7 @@
     the actor becomes policy.networks.noise_actor.Steering in an otherwise unchanged checkpoint
 
 The default of `tandem rl`: cheap (small networks, nothing of the policy is trained) and safe (no chunk that the flow
-would not make). It finds the best of what imitation can do; it cannot add what demonstrations never showed.
+would not make). It finds the best of what imitation can do. It cannot add what demonstrations never showed.
 
 Notable choices
 - An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
@@ -96,7 +96,7 @@ def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experien
 
 
 def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: DSRL, workers: int, seed: int) -> None:
-    """Learns until `learning` ends; checkpoints are those of `spec` with steering."""
+    """Learns until `learning` ends. Checkpoints are those of `spec` with steering."""
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)

@@ -5,9 +5,9 @@
     action       float32 (A,) in [-1, 1], the noise of the next chunks (policy/networks/noise_actor.py)
     reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
 
-A step is `hold` looks of the agent, which all get the noise; a look lasts the control steps of a chunk that run before
+A step is `hold` looks of the agent, which all get the noise. A look lasts the control steps of a chunk that run before
 the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
-`first_seed`; each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it can
+`first_seed`. Each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it can
 be learned by heart, which leaves nothing for the noise to explain.
 
 A whole attempt gets one noise: feedback takes back most of what the noise of a single look moved, and what one choice
@@ -40,6 +40,8 @@ BREAKS = 10  # episodes that break one after the other before learning stops
 
 
 class NoiseEnv(gymnasium.Env):
+    """A frozen policy in its tasks as one environment, whose action is the noise of the flow."""
+
     def __init__(
         self,
         spec: AgentSpec,
@@ -49,7 +51,8 @@ class NoiseEnv(gymnasium.Env):
         hold: int = HOLD,
         repeats: int = 1,
     ):
-        """spec: of a checkpoint without steering; stride: how many environments share the seeds."""
+        """spec: of a checkpoint without steering.
+        stride: how many environments share the seeds."""
         torch.set_num_threads(1)
         agent = load_agent(spec, tasks)
         assert isinstance(agent, TandemAgent)

@@ -3,7 +3,7 @@
 Notable choices
 - Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
 - Hidden layers of the critics are normalised, as in DSRL's code.
-- The actor is not told the time, which nobody says at test; critics are.
+- The actor is not told the time, which nobody says at test. Critics are.
 """
 
 from typing import Any, cast
@@ -69,6 +69,7 @@ class CheckedSAC(SAC):
     """Stops where an update leaves numbers that are not finite, before they are saved or acted on."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """As torch's, but what is frozen stays in evaluation mode."""
         try:
             super().train(gradient_steps, batch_size)
         except ValueError:  # of a distribution, if it was given such numbers

@@ -57,7 +57,7 @@ class Processes(SubprocVecEnv):
     """One environment of each maker, a picklable function."""
 
     def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]], deadline: float | None):
-        """deadline: seconds that a step may take; none: from the rate that the environment tells its worker."""
+        """deadline: seconds that a step may take. None: from the rate that the environment tells its worker."""
         self.waiting, self.closed = False, False
         self.remotes: Any = []
         self.processes: Any = []
@@ -90,7 +90,7 @@ class Processes(SubprocVecEnv):
 def in_processes(
     makers: Sequence[Callable[[], gymnasium.Env]], deadline: float | None = None
 ) -> Iterator[SubprocVecEnv]:
-    """PolicyError where a process dies, or a step of it hangs; all have ended when the block has."""
+    """PolicyError where a process dies, or a step of it hangs. All have ended when the block has."""
     envs = None
     try:
         envs = Processes(makers, deadline)
@@ -105,7 +105,7 @@ def in_processes(
 
 
 def _serve(pipe: Connection, parents: Connection, make: Callable[[], Any]) -> None:
-    """In the process: stable-baselines3's own loop; an exception is the answer to what was asked."""
+    """In the process: stable-baselines3's own loop. An exception is the answer to what was asked."""
     try:
         _worker(pipe, parents, CloudpickleWrapper(partial(_self, make())))
     except (PolicyError, *EVERYONES) as error:

@@ -5,7 +5,7 @@ task's dense reward. What it reaches in the same minutes is what demonstrations 
 
 Notable choices
 - A discount of 0.95: what twenty steps are worth is learned in minutes, what a hundred are is not. On reach 69% of the
-  last hundred episodes succeeded after 26,000 steps; with the usual 0.99 it was 24%, and 7% after 43,000 (one run each,
+  last hundred episodes succeeded after 26,000 steps. With the usual 0.99 it was 24%, and 7% after 43,000 (one run each,
   the former of one environment, the latter of two).
 """
 

@@ -47,7 +47,7 @@ def returns(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
 
 
 def group_advantages(rollouts: list[Trajectory]) -> Tensor:
-    """(episodes,): success against the mean of the same layout's episodes, in deviations; 0 where all ended alike."""
+    """(episodes,): success against the mean of the same layout's episodes, in deviations. 0 where all ended alike."""
     seeds = np.array([r.seed for r in rollouts])
     success = np.array([float(r.success) for r in rollouts])
     gains = np.zeros(len(rollouts), np.float32)

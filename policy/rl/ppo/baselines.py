@@ -24,11 +24,13 @@ CRITIC = "critic.safetensors"  # in a checkpoint's training state
 
 
 class Baseline(Protocol):
+    """What an inference's outcome is compared with."""
+
     def gains(self, rollouts: list[Trajectory], episode: Tensor) -> Tensor:
-        """episode (F,): of `rollouts`, that of every look -> advantages (F,); 0: nothing is to be learned from it."""
+        """episode (F,): of `rollouts`, that of every look -> advantages (F,). 0: nothing is to be learned from it."""
 
     def learn(self, experience: Experience, now: int) -> dict[str, float]:
-        """After a round of `now` episodes, which are the newest; returns what it measured."""
+        """After a round of `now` episodes, which are the newest. Returns what it measured."""
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs."""
@@ -41,15 +43,19 @@ class Group:
     draws: int = 8  # episodes of a layout
 
     def start(self, bundle: Bundle, newest: Path | None) -> Baseline:
+        """The baseline at work, from the newest checkpoint where there is one."""
         return self
 
     def gains(self, rollouts: list[Trajectory], episode: Tensor) -> Tensor:
+        """Advantages (F,) of every inference of these episodes."""
         return group_advantages(rollouts)[episode]
 
     def learn(self, experience: Experience, now: int) -> dict[str, float]:
+        """Learns from the newest `now` episodes and returns what it measured."""
         return {}
 
     def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of the baseline."""
         return {}
 
 
@@ -65,6 +71,7 @@ class Value:
     rounds: int = 8  # that it learns from
 
     def start(self, bundle: Bundle, newest: Path | None) -> "Valued":
+        """The baseline at work, from the newest checkpoint where there is one."""
         critic = Critic(bundle.feature_sizes.features, bundle.feature_sizes.plain)
         if newest is not None:
             critic.load_state_dict(store.read_tensors(newest, f"{store.TRAINING}/{CRITIC}"))
@@ -81,6 +88,7 @@ class Valued:
 
     @torch.no_grad()
     def gains(self, rollouts: list[Trajectory], episode: Tensor) -> Tensor:
+        """Advantages (F,) of every inference of these episodes."""
         if not self.critic.known:
             return torch.zeros(len(episode))
         value = self.critic(torch.from_numpy(np.concatenate([seen(r) for r in rollouts])))
@@ -89,8 +97,10 @@ class Valued:
         return ((gain - gain.mean()) / (gain.std() + 1e-6)).clamp(-self.settings.largest, self.settings.largest)
 
     def learn(self, experience: Experience, now: int) -> dict[str, float]:
+        """Learns from the newest `now` episodes and returns what it measured."""
         rounds = experience.last(self.settings.rounds * now)
         return fit_critic(self.critic, rounds, now, self.settings.discount, self.settings.updates)
 
     def state(self) -> dict[str, object]:
+        """What a checkpoint keeps of the baseline."""
         return {CRITIC: dict(self.critic.state_dict())}

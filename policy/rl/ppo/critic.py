@@ -43,7 +43,7 @@ def seen(trajectory: Trajectory) -> np.ndarray:
 
 def fit_critic(critic: Critic, rounds: Iterable[Episode], now: int, discount: float, updates: int) -> dict[str, float]:
     """Regression on what came of the last rounds, episodes with "seen" and "rewards", at most five times through their
-    looks; its error on the newest `now` episodes before it has learned from them."""
+    looks. Its error on the newest `now` episodes before it has learned from them."""
     parts = []
     for episode in rounds:
         looks, reward = (torch.from_numpy(episode[name]).float() for name in ("seen", "rewards"))

@@ -3,11 +3,11 @@
     repeat: episodes with noise in the flow  ->  advantages of looks (baselines.py)
             ->  a few epochs of clipped policy gradient (PPO, arXiv 1707.06347)
 
-On-policy and therefore hungry; the one of the three methods that can leave what demonstrations made likely.
+On-policy and therefore hungry. The one of the three methods that can leave what demonstrations made likely.
 
 Notable choices
 - What learns is System 1's summary (policy/networks/controller.py), through which what decides most reaches every
-  action; all else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all
+  action. All else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all
   of System 1 promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the
   summary.
 - Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
@@ -108,7 +108,7 @@ def flow_policy_gradient(
     workers: int,
     seed: int,
 ) -> None:
-    """Rounds until `learning` ends, or no other one fits; a checkpoint after each, from which the next round acts."""
+    """Rounds until `learning` ends, or no other one fits. A checkpoint after each, from which the next round acts."""
     experience = Experience.open(learning.folder / "experience", limit=1 << 30)
     learning.resume(experience, settings)
     torch.manual_seed(seed + len(experience))
@@ -138,7 +138,7 @@ def flow_policy_gradient(
 
 
 def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
-    """Of one round, in the order of the jobs; only a part of them where the run is asked to stop."""
+    """Of one round, in the order of the jobs. Only a part of them where the run is asked to stop."""
     found: list[Trajectory] = []
     failed = 0
     for index, result in pool.run(jobs):
@@ -192,7 +192,7 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
 
 
 def read_rounds(folder: Path) -> dict[str, Any]:
-    """What `Learner.state` keeps of its rounds; PolicyError where it is something else."""
+    """What `Learner.state` keeps of its rounds. PolicyError where it is something else."""
     stored = store.read_json(folder, f"{store.TRAINING}/{ROUNDS}")
     stored = stored if isinstance(stored, dict) else {"": None}
     took, patience, first = stored.get("took", 0.0), stored.get("patience", {}), stored.get("first", [])
@@ -234,7 +234,7 @@ class Round:
 def update(
     learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], settings: FlowPolicyGradient
 ) -> dict[str, float]:
-    """One round of clipped policy gradient on the looks of `rollouts`; returns what it measured."""
+    """One round of clipped policy gradient on the looks of `rollouts`. Returns what it measured."""
     if not learner.explorer.known:
         learner.explorer.standardise.fit(_joined(rollouts, "features").float())
         learner.explorer.known.fill_(True)
@@ -274,7 +274,7 @@ def _rate(rollouts: list[Trajectory], settings: FlowPolicyGradient) -> float:
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
-    """One update; how far the policy was before it from the one that acted, on these looks."""
+    """One update. How far the policy was before it from the one that acted, on these looks."""
     log_ratio = _likelihood(learner, now, rows) - now.old[rows]
     ratio, gain = log_ratio.exp(), now.gain[rows]
     loss = -torch.minimum(ratio * gain, ratio.clamp(1 - settings.clip, 1 + settings.clip) * gain).mean()

@@ -36,7 +36,7 @@ def judge(own: Samples, helped: Tensor, features: Tensor, plain: int, settings: 
     """helped (F,): frames of episodes in which the expert was to take over -> what to tell of every frame, (F,).
 
     GOOD where an expert acts that succeeds, and for the `good` share of the chunks of each task's successes with the
-    highest advantage; BAD for the other chunks; UNKNOWN in episodes with help otherwise.
+    highest advantage. BAD for the other chunks. UNKNOWN in episodes with help otherwise.
     """
     judged = torch.where(own.expert & own.success, GOOD, UNKNOWN)
     alone = torch.nonzero(~helped)[:, 0]

@@ -71,7 +71,7 @@ class Looks:
 def recall(
     bundle: Bundle, ran: list[Trajectory], settings: Recalling, seed: int, tick: Callable[[], None]
 ) -> tuple[Memory | None, dict[str, float]]:
-    """The bundle's memory, or a new one, after it has learned; and the mean errors of ways that are seen, and of those
+    """The bundle's memory, or a new one, after it has learned. And the mean errors of ways that are seen, and of those
     that are recalled [m], of episodes that it has learned from. Where no simulator knows of anything: the bundle's as
     it was, or none."""
     torch.manual_seed(seed)

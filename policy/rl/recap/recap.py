@@ -12,7 +12,7 @@ Notable choices
 - In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
   itself, and it finishes.
 - Where the policy acts, the expert is asked what it would do. Own successes teach no more than what the policy can do
-  already; advice is as fast as the expert from wherever the policy is.
+  already. Advice is as fast as the expert from wherever the policy is.
 - A round begins where the last one ended, and learns from the episodes of all rounds.
 """
 
@@ -48,6 +48,8 @@ ROUND = "round.json"  # in a checkpoint's training state: how many episodes it l
 
 @dataclass(frozen=True)
 class Round:
+    """What the last round of practice and learning took."""
+
     episodes: int = 0  # ever, when it learned
     practised: float = 0.0  # seconds
     learned: float = 0.0  # seconds
@@ -75,7 +77,7 @@ def recap(
     workers: int,
     seed: int,
 ) -> None:
-    """Rounds until `learning` ends, or no other one fits; a checkpoint after each. cache: demonstrations, whose
+    """Rounds until `learning` ends, or no other one fits. A checkpoint after each. cache: demonstrations, whose
     contract is the policy's."""
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)

@@ -7,8 +7,8 @@ each was.
 Notable choices
 - The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
 - At test a chunk begins with less noise than while it practises. On layouts of training a policy that had practised for
-  an hour was as often successful and a few steps faster for it; one that has only imitated was not.
-- Every kind of data has its share of a batch, demonstrations too, however much there is of it; a few rows are told
+  an hour was as often successful and a few steps faster for it. One that has only imitated was not.
+- Every kind of data has its share of a batch, demonstrations too, however much there is of it. A few rows are told
   nothing, for guidance.
 """
 
@@ -33,7 +33,7 @@ from ..shared.learning_run import Learning
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a batch; what there is none of leaves its share to the others."""
+    """Of a batch. What there is none of leaves its share to the others."""
 
     demonstrations: float = 0.2
     corrections: float = 0.15

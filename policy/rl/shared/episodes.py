@@ -1,6 +1,6 @@
 """Whole episodes of a policy, with what it saw and did, for algorithms that learn from them off-line.
 
-    roll_out(job) -> arrays per look (L of them), per control step (T) and of the episode; for workers of a Pool
+    roll_out(job) -> arrays per look (L of them), per control step (T) and of the episode. For workers of a Pool
 
 The scripted expert may take over after some steps (`takeover`): what the policy got wrong is then followed by how it is
 mended, which is what corrections by people are on real robots. Looks go on as before, so that both are seen alike, and
@@ -40,6 +40,8 @@ FAR = 2.0  # metres: what fell off the table falls on and on
 
 @dataclass(frozen=True)
 class Job:
+    """One episode to run, and how."""
+
     spec: AgentSpec
     task: str
     seed: int
@@ -52,6 +54,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Trajectory:
+    """One episode with the arrays that methods learn from."""
+
     task: str
     seed: int
     draw: int
@@ -206,14 +210,14 @@ def _explorer(spec: AgentSpec) -> Explorer:
 
 
 def _noise(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of a look's Euler step; x_0 has others (`TandemAgent.noise`)."""
+    """The random numbers of a look's Euler step. x_0 has others (`TandemAgent.noise`)."""
     return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{looks}".encode()))
 
 
 def _explore(
     agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The agent acts what comes of it; before and chosen."""
+    """The agent acts what comes of it. Before and chosen."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
     scale, start = explorer(situation.features()), agent.noise(situation)
@@ -224,7 +228,7 @@ def _explore(
 
 def _places(env: envs.TaskEnv) -> np.ndarray:
     """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m], no
-    entry beyond FAR; zeros for what there is not."""
+    entry beyond FAR. Zeros for what there is not."""
     known = env.privileged()
     if "referents" not in known:
         return np.zeros(PLACES, np.float32)

@@ -2,7 +2,7 @@
 
     experience/000041.npz      arrays of one episode, and of every episode: steps, success, total
 Files are written under another name, synced and renamed: a kill at any moment leaves whole episodes. What they say is
-the truth that resuming starts from; weights of a checkpoint may be a little older.
+the truth that resuming starts from. Weights of a checkpoint may be a little older.
 
 Notable choices
 - Bounded in bytes: the oldest episodes go first. `total`, the environment steps up to an episode's end, is stored with
@@ -29,7 +29,7 @@ Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()
 
 @dataclass
 class Experience:
-    """Open with `Experience.open(folder, limit)`; `add` episodes; iterate over what is kept, oldest first."""
+    """Open with `Experience.open(folder, limit)`. `add` episodes. Iterate over what is kept, oldest first."""
 
     folder: Path
     limit: int  # bytes on disk
@@ -38,6 +38,7 @@ class Experience:
 
     @classmethod
     def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
+        """Opens a folder of experience, or begins one."""
         folder.mkdir(parents=True, exist_ok=True)
         for half in folder.glob(".*"):  # of a writer that was killed
             half.unlink()
@@ -59,7 +60,7 @@ class Experience:
         return (self.load(number) for number in sorted(self.sizes))
 
     def add(self, steps: int, success: bool, arrays: dict[str, np.ndarray]) -> None:
-        """arrays: name -> array; PolicyError names the first that is not finite, and nothing is stored."""
+        """arrays: name -> array. PolicyError names the first that is not finite, and nothing is stored."""
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PolicyError(
@@ -87,7 +88,7 @@ class Experience:
         return (self.load(number) for number in sorted(self.sizes)[-count:])
 
     def load(self, number: int, names: tuple[str, ...] = ()) -> Episode:
-        """names: of the arrays; none: all."""
+        """names: of the arrays. None: all."""
         try:
             with np.load(self._file(number)) as file:
                 if unknown := set(names) - set(file.files):

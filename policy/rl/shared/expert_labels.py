@@ -11,7 +11,7 @@ from .... import envs
 
 
 def advise(env: envs.TaskEnv, seed: int, steps: int) -> np.ndarray:
-    """The expert's next actions in the environment's units, float32 (n, A): `steps`, or fewer where it succeeds before;
+    """The expert's next actions in the environment's units, float32 (n, A): `steps`, or fewer where it succeeds before.
     (0, A) where the simulator cannot be put back, or breaks."""
     inner = env.unwrapped
     back, looking, tried = inner.snapshot(), inner.looking, np.zeros((0, *inner.action_space.shape), np.float32)

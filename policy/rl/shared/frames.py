@@ -1,6 +1,6 @@
 """Frames of demonstrations and of own episodes on one footing: what was seen, the chunk that followed, what came of it.
 
-Demonstrations are encoded once by the frozen encoder; own episodes hold the latents that the agent saw. A frame of an
+Demonstrations are encoded once by the frozen encoder. Own episodes hold the latents that the agent saw. A frame of an
 own episode is a look. Everything stays in memory, latents in float16, 10 KB a frame: bf16 would move what is seen by
 millimetres.
 """
@@ -45,7 +45,7 @@ class Samples:
 
     @staticmethod
     def joined(parts: "list[Samples]") -> "Samples":
-        """One after the other; episodes are counted on."""
+        """One after the other. Episodes are counted on."""
         episodes = np.cumsum([0, *(int(part.episode.max()) + 1 for part in parts)])
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Samples)}
         columns["episode"] = torch.cat([p.episode + int(n) for p, n in zip(parts, episodes, strict=False)])
@@ -53,7 +53,7 @@ class Samples:
 
 
 def shown(cache: FrameCache, tasks: tuple[str, ...]) -> list[str]:
-    """The task of every episode; PolicyError where there is none of one of `tasks`."""
+    """The task of every episode. PolicyError where there is none of one of `tasks`."""
     names = [str(row.get("sim/task", "")) for row in cache.episodes]
     if missing := sorted(set(tasks) - set(names)):
         raise PolicyError(

@@ -35,6 +35,8 @@ NOTED = 1.0  # seconds between two notes: on a disk, one takes some milliseconds
 
 @dataclass(frozen=True)
 class Limits:
+    """How long a run may learn, and how often it saves."""
+
     steps: int  # environment steps, over all workers
     minutes: float
     save_minutes: float = 5.0
@@ -57,6 +59,7 @@ class Practice:
 
     @property
     def folder(self) -> Path:
+        """The folder of the run."""
         return self.run.folder
 
     @property
@@ -66,6 +69,7 @@ class Practice:
 
     @property
     def seconds(self) -> float:
+        """Seconds of practice so far, over all legs of the run."""
         return self.spent + time.perf_counter() - self.since
 
     @property
@@ -74,7 +78,7 @@ class Practice:
         return 60 * self.limits.minutes - self.seconds
 
     def episode(self, success: bool | None, length: int, total: int) -> None:
-        """Counts one episode of `length` steps; `total`: steps of all; success None: the policy had help."""
+        """Counts one episode of `length` steps. `total`: steps of all. success None: the policy had help."""
         if success is not None:
             self.recent.append((success, length))
         self.steps, self.episodes = total, self.episodes + 1
@@ -106,6 +110,7 @@ class Practice:
             raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
 
     def ended(self) -> bool:
+        """Are steps or minutes used up, or was the run asked to stop?"""
         over = self.steps >= self.limits.steps or self.left < 0
         return over or self.run.stop_requested
 
@@ -131,7 +136,7 @@ class Learning(Practice):
         self.steps, self.episodes = experience.steps, len(experience)
 
     def _same(self) -> None:
-        """Keeps what the run is, from its start on; PolicyError where that is not what it was."""
+        """Keeps what the run is, from its start on. PolicyError where that is not what it was."""
         asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
         if not file.exists():
             write_atomic(file, json_bytes(asked))
@@ -144,7 +149,7 @@ class Learning(Practice):
                 )
 
     def newest(self) -> Path | None:
-        """The last checkpoint of this run that has learned; None where there is none yet."""
+        """The last checkpoint of this run that has learned. None where there is none yet."""
         saved = self._saved()
         return None if saved is None or saved.get("untaught") else store.resolve(self.folder)
 
@@ -165,7 +170,9 @@ class Learning(Practice):
         weights: dict[str, Tensor] | None = None,
         untaught: bool = False,
     ) -> Path:
-        """state: name -> what the algorithm needs to go on; weights: of the policy, where they changed; untaught: it is
+        """state: name -> what the algorithm needs to go on.
+        weights: of the policy, where they changed.
+        untaught: it is
         the policy as it was."""
         self.saved = time.perf_counter()
         bundle = replace(self.bundle, steering=steering, judgement=judgement, memory=memory)
@@ -195,7 +202,7 @@ class Learning(Practice):
 
 
 def saved(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint of reinforcement learning says of its run; PolicyError where it says too little."""
+    """What a checkpoint of reinforcement learning says of its run. PolicyError where it says too little."""
     about = store.progress(path).get("rl")
     if not isinstance(about, dict) or not all(is_count(about.get(name)) for name in ("seconds", "env_steps")):
         raise PolicyError(f"{path}: does not say how long it has practised; use an older checkpoint")
@@ -214,7 +221,7 @@ def read_asked(file: Path) -> dict[str, Any]:
 
 
 def clock(run: Path) -> float:
-    """Seconds that a run has practised, as last noted; 0 where nothing was."""
+    """Seconds that a run has practised, as last noted. 0 where nothing was."""
     file = run / CLOCK
     try:
         seconds = float(read_bytes(file, 100))

@@ -19,7 +19,7 @@ def training_seed(seed: int) -> int:
 
 
 def unmet(experience: Experience, seed: int, many: int, crashed: frozenset[int] = frozenset()) -> list[int]:
-    """The next layouts. Workers end out of order, so that a kill leaves gaps, which come first; what is older than all
+    """The next layouts. Workers end out of order, so that a kill leaves gaps, which come first. What is older than all
     that is kept was met where anything was forgotten.
 
     crashed: layouts that ended no episode.

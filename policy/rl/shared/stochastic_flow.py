@@ -4,7 +4,7 @@
     w = mean over the H steps of x_{NOISY + 1};   log p = log N(w; mean over the H steps of x_k - v / K, s^2)
 
 Learned noise as in ReinFlow (arXiv 2505.22094) and Flow-Noise of pi_RL (arXiv 2510.25889), in a single Euler step as in
-MixGRPO (arXiv 2507.21802): the likelihood is that of the shift, given x before it; what an update changes in the other
+MixGRPO (arXiv 2507.21802): the likelihood is that of the shift, given x before it. What an update changes in the other
 steps is left out of the ratio. At test it is left out, which is the policy as it was: `Controller.sample`.
 
 Notable choices
@@ -46,6 +46,7 @@ class Explorer(nn.Module):
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Explorer":
+        """A fresh explorer of this policy's sizes."""
         sizes = bundle.feature_sizes
         return cls(sizes.features, sizes.plain, bundle.model.controller.cfg.action_dim)
 

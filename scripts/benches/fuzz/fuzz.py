@@ -11,6 +11,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench fuzz`."""
+
     inputs: int = 20_000  # in all, spread over the targets
     seed: int = 0  # of every target's first input
     only: str = ""  # one target by its name; none: all
@@ -19,10 +21,12 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     from .mutations import fuzz
 
     return fuzz(args.inputs, args.seed, args.only)
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published figures by the name of their file."""
     return {"fuzz": metrics}

@@ -31,7 +31,7 @@ MEMORY = 6 << 30  # bytes that may be taken beyond what is taken at the start
 
 
 def fuzz(inputs: int, seed: int, only: str) -> dict[str, dict[str, int]]:
-    """{target: {"inputs", "tracebacks", "hangs"}}; prints every input that failed."""
+    """{target: {"inputs", "tracebacks", "hangs"}}. Prints every input that failed."""
     with tempfile.TemporaryDirectory(prefix="tandem-") as name:
         folder = Path(name)
         every = targets(folder)

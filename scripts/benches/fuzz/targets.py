@@ -50,13 +50,15 @@ THEIRS = {
 
 @dataclass(frozen=True)
 class Target:
+    """A file, and how a command reads it."""
+
     file: str  # below the folder
     read: Callable[[Path], Any]  # what a command does with the folder
     share: int = 1  # of the inputs
 
 
 def targets(folder: Path) -> dict[str, Target]:
-    """Makes the files in `folder`, once; how each of them is read."""
+    """Makes the files in `folder`, once. How each of them is read."""
     if not (folder / "set").exists():
         _make(folder)
     return _data() | _checkpoint() | _learning() | _evaluation() | _backbone()

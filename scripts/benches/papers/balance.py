@@ -1,7 +1,7 @@
 """Balancing experts by a bias alone (DeepSeek-V3): how busy the busiest expert is, and what it costs in loss.
 
 Two language models of the same seed learn the standard library's source, whose tokens are as skewed as language's: one
-moves its routing bias after every step, the other never does; neither has an auxiliary loss. A load is that of one
+moves its routing bias after every step, the other never does. Neither has an auxiliary loss. A load is that of one
 layer in one step of a thousand tokens, a step counts with its worst layer: a mean over steps is never below the load of
 those steps taken together. The first steps are left out: the router learns faster than the bias follows.
 """
@@ -19,6 +19,8 @@ WINDOW = 25  # steps
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench balance`."""
+
     rate: float = 1e-2  # step of the routing bias
     experts: int = 16
     top_k: int = 2
@@ -35,6 +37,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -52,6 +55,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {
         "busiest_expert_ratio": metrics["bias"]["busiest"]["mean"],
     }
@@ -71,7 +75,7 @@ def config(args: Args, rate: float, vocabulary: int) -> "LanguageModelConfig":
 
 
 def _run(args: Args, rate: float, corpus: "Corpus", seed: int) -> dict[str, float]:
-    """Busiest load over the mean once settled: over all steps, in the worst window and step; and held-out loss."""
+    """Busiest load over the mean once settled: over all steps, in the worst window and step. And held-out loss."""
     import torch
 
     from ....backbone.language_model import LanguageModel

@@ -15,6 +15,8 @@ SKIP = ("site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "e
 
 @dataclass(frozen=True)
 class Corpus:
+    """Characters of a text, for training and held out."""
+
     train: Tensor  # int64, one long sequence of token ids
     held_out: Tensor
     words: list[str]  # surface of every id
@@ -26,7 +28,7 @@ class Corpus:
 
 
 def load(vocabulary: int = 2048, characters: int = 4_000_000) -> Corpus:
-    """characters: size of the training text, from its beginning; the held-out text is a ninth of it."""
+    """characters: size of the training text, from its beginning. The held-out text is a ninth of it."""
     from tokenizers import ByteLevelBPETokenizer
 
     train, held_out = _texts(characters)

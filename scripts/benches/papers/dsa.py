@@ -5,7 +5,7 @@ A dense model learns the task. Then, for the same number of steps each:
     dense       goes on as it is
     two stages  its indexers warm up on dense attention, then everything trains with k of L columns a row
     no warm-up  sparse at once, from random indexers
-`dsa_loss_points` is the accuracy of the first minus that of the second, in points; arXiv 2512.02556 reports none lost.
+`dsa_loss_points` is the accuracy of the first minus that of the second, in points. arXiv 2512.02556 reports none lost.
 """
 
 from copy import deepcopy
@@ -22,6 +22,8 @@ RESULT = "backbone_papers"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench dsa`."""
+
     needles: int = 96  # pairs in a history
     queries: int = 32  # of them asked for; L = needles + queries
     top_k: int = 16  # k, columns that a row attends to
@@ -36,6 +38,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -51,6 +54,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, float]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {name: metrics[name] for name in ("dsa_loss_points", "dsa_k_over_l")}
 
 

@@ -17,6 +17,8 @@ RESULT = "backbone_papers"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench engram`."""
+
     shares: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     seeds: int = 3
     steps: int = 600
@@ -29,6 +31,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -49,11 +52,12 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {"engram_best_share": metrics["engram_best_share"]}
 
 
 def at_share(args: Args, share: float, vocabulary: int) -> "LanguageModelConfig":
-    """The language model whose memory has that share; all shares have the same number of parameters, to 1%."""
+    """The language model whose memory has that share. All shares have the same number of parameters, to 1%."""
     from dataclasses import replace
 
     from ....backbone.engram import EngramConfig
@@ -108,7 +112,7 @@ def _held_out_loss(cfg: "LanguageModelConfig", corpus: "Corpus", steps: int, see
 
 
 def _learn(model: "LanguageModel", corpus: "Corpus", steps: int, generator: Any, rate: float = 3e-3) -> None:
-    """AdamW; the memory's tables at five times the rate and without decay, as the paper has them."""
+    """AdamW. The memory's tables at five times the rate and without decay, as the paper has them."""
     import torch
     from diffusers.optimization import get_scheduler
 

@@ -5,7 +5,7 @@ stack, the largest absolute row sum (what forward signals can grow by) or column
 A layer is one residual connection: attention and feed-forward count apart, as in the paper. There, at 27B parameters
 and 4 streams, HC reaches about 3000 and mHC 1.6.
 
-Two forms. Trained: language models on the standard library's source, mixing matrices of held-out text; HC's gain
+Two forms. Trained: language models on the standard library's source, mixing matrices of held-out text. HC's gain
 depends on how far training goes, hence two learning rates. Drawn: no training, noise of a stated size on the static
 mixing parameters of fresh connections.
 """
@@ -24,6 +24,8 @@ RESULT = "backbone_papers"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench mhc`."""
+
     layers: int = 64  # residual connections: half around attention, half around feed-forward layers
     width: int = 32
     streams: int = 4
@@ -37,6 +39,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -61,6 +64,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {f"{kind}_gain": metrics[f"{kind}_gain"]["mean"] for kind in ("hc", "mhc")}
 
 

@@ -1,7 +1,7 @@
 """Multi-token prediction as a drafter, on the suite's own text: how often its guesses hold, and what they save.
 
 A text is an episode: the instruction, then the subtasks in the order the expert went through them. The model decodes
-the subtasks behind instructions of texts that it never saw, plainly and by drafting; both give the same tokens.
+the subtasks behind instructions of texts that it never saw, plainly and by drafting. Both give the same tokens.
 """
 
 import time
@@ -23,6 +23,8 @@ LENGTH = 96  # words of a text; a longer one is cut
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench mtp`."""
+
     root: Path = Path("datasets/tabletop")
     pattern: str = "gated gated gated gated"  # layers of the trunk
     repeats: int = 2  # of the pattern: what drafting saves grows with the trunk's depth
@@ -38,6 +40,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -49,6 +52,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {"mtp_acceptance": metrics["acceptance"]["mean"], "mtp_speedup": metrics["speed_up"]["mean"]}
 
 
@@ -65,7 +69,7 @@ def episodes(root: Path) -> list[str]:
 
 
 def split(texts: list[str], seed: int) -> tuple[list[str], list[str]]:
-    """Four fifths and one fifth of the different texts, each as often as it was recorded; no text is in both."""
+    """Four fifths and one fifth of the different texts, each as often as it was recorded. No text is in both."""
     import random
 
     different = sorted(set(texts))

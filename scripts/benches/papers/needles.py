@@ -1,10 +1,10 @@
-"""Needles in a history: every token of it holds a key and its value; at the end many keys are asked for again.
+"""Needles in a history: every token of it holds a key and its value. At the end many keys are asked for again.
 
     key      k3  k9  k1  k7  ...  k9  k3          (keys of a history are distinct)
     value    v7  v2  v1  v5  ...   ?   ?          (the answer is the key's own value)
 
 A model must keep every pair, not knowing which will be asked for: a state of fixed size runs out, attention does not
-(multi-query associative recall: Arora et al., arXiv 2312.04927; there a key and its value are two tokens, which first
+(multi-query associative recall: Arora et al., arXiv 2312.04927, there a key and its value are two tokens, which first
 asks for a layer that joins them, and for twenty times the training).
 """
 
@@ -33,7 +33,7 @@ class Task:
         return self.needles + self.queries
 
     def sample(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """ids (B, length, 2), key and value of every token, a query's value being `values`; answers (B, queries)."""
+        """ids (B, length, 2), key and value of every token, a query's value being `values`. Answers (B, queries)."""
         keys = _choose(batch, self.keys, self.needles, generator)
         values = torch.randint(self.values, (batch, self.needles), generator=generator)
         asked = _choose(batch, self.needles, self.queries, generator)
@@ -48,7 +48,7 @@ def _choose(batch: int, count: int, k: int, generator: torch.Generator) -> Tenso
 
 
 class Recaller(nn.Module):
-    """Embeddings of key and value, added; a stack; a head for the value."""
+    """Embeddings of key and value, added. A stack. A head for the value."""
 
     def __init__(self, task: Task, cfg: StackConfig):
         super().__init__()

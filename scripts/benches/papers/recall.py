@@ -1,8 +1,8 @@
 """Needles in a history: a hybrid stack, three linear layers to one of attention, beside linear layers alone.
 
-The linear layers' state is of fixed size and must hold every pair; one attention layer can look back. Both stacks have
+The linear layers' state is of fixed size and must hold every pair. One attention layer can look back. Both stacks have
 the same width, depth and state, and train alike. Few needles fit
-into the state; many do not.
+into the state. Many do not.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ PATTERNS = {"hybrid": "gdn gdn gdn gated", "linear": "gdn gdn gdn gdn"}
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench recall`."""
+
     needles: tuple[int, ...] = (8, 96)  # pairs in a history; the headline is the last
     seeds: int = 3
     steps: int = 600
@@ -23,6 +25,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -39,6 +42,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, float]:
+    """The figures of this topic in the table that the topics of papers share."""
     return {name: metrics[name] for name in ("hybrid_recall", "linear_recall")}
 
 

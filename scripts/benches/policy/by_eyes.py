@@ -1,4 +1,4 @@
-"""Episodes in which the expert goes by a policy's eyes; the worker of `tandem bench eyes`."""
+"""Episodes in which the expert goes by a policy's eyes. The worker of `tandem bench eyes`."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,7 +69,7 @@ def run(job: Job) -> Ran:
 
 
 def _look(agent: TandemAgent, obs: dict[str, Any], inner: Any, who: Who) -> tuple[np.ndarray, np.ndarray]:
-    """How far what is meant is off (R, 3), and its distance from the hand (R,), [m]; the agent decides what to do."""
+    """How far what is meant is off (R, 3), and its distance from the hand (R,), [m]. The agent decides what to do."""
     situation = agent.look(obs)
     seen = agent.past[0]
     way = (seen.way if who == "expert by what is seen" else situation.way)[0].numpy()
@@ -85,6 +85,6 @@ def _look(agent: TandemAgent, obs: dict[str, Any], inner: Any, who: Who) -> tupl
 
 
 def bodies(inner: Any) -> list[str]:
-    """Of what is meant, the names that the simulation has for it; "" where nothing is."""
+    """Of what is meant, the names that the simulation has for it. "" where nothing is."""
     names = {colour: f"object{i}" for i, colour in inner.sim.colour_of.items()} | {name: name for name in FIXTURES}
     return ["" if meant is None else names[meant] for meant in inner.task.referents(inner.sim)]

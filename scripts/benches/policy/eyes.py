@@ -1,7 +1,7 @@
 """Is it the eyes or the hands? The expert acts by what a policy sees of the things that the instruction means.
 
-Per task of Tabletop, on the same layouts: the expert; the expert that takes these things to be where the policy's
-encoder sees them, or where its memory has them (after recap); and the policy itself, flat. Errors are those of the ways
+Per task of Tabletop, on the same layouts: the expert. The expert that takes these things to be where the policy's
+encoder sees them, or where its memory has them (after recap). And the policy itself, flat. Errors are those of the ways
 from the hand to them, near (within 8 cm of it) and far. A policy that does as well as the expert by its eyes is as good
 as they let it be.
 """
@@ -23,6 +23,8 @@ TASKS = ("reach", "push", "pick_place", "stack")  # of things that lie about, wh
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench eyes`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     episodes: int = 60  # of each task
@@ -55,7 +57,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def row(ran: list[Any], who: str) -> dict[str, Any]:
-    """Of one task and who acts. `length`: control steps of successes; errors [mm], none for who knows the truth."""
+    """Of one task and who acts. `length`: control steps of successes. Errors [mm], none for who knows the truth."""
     from ....policy.evaluate.statistics import Proportion
 
     won = [r.steps for r in ran if r.success]

@@ -2,7 +2,7 @@
 
 Every layout is acted with the same draws of the noise that `tandem rl dsrl` chooses, for its first look or its
 first attempt, and every draw is continued several times with other noise, flat. What is left of the variance is decided
-later on. `success_best` knows the layout, `success_constant` is one draw for all of them; what a learner can
+later on. `success_best` knows the layout, `success_constant` is one draw for all of them. What a learner can
 reach lies between them, as far as what is seen of a layout tells which draw suits it.
 """
 
@@ -19,6 +19,8 @@ from ...shared.errors import UserError
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench noise`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     layouts: int = 20
@@ -30,6 +32,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     if args.repeats < 2 or args.repeats % 2 or min(args.layouts, args.draws) < 2:
         raise UserError("--repeats must be even, and --layouts and --draws at least 2: variances are measured")
     from ....policy.evaluate.pool import Crash, Pool
@@ -76,7 +79,7 @@ def constant(outcomes: np.ndarray) -> float:
 
 def shares(outcomes: np.ndarray) -> tuple[float, float]:
     """(L, K, R) -> shares of the variance of success: of layouts, of draws on a layout (two-way nested analysis of
-    variance; what has no effect comes out around 0, below it too)."""
+    variance, what has no effect comes out around 0, below it too)."""
     _, K, R = outcomes.shape
     rest = outcomes.var(2, ddof=1).mean()
     draws = outcomes.mean(2).var(1, ddof=1).mean() - rest / R

@@ -1,4 +1,4 @@
-"""Episodes whose first looks get a given noise; the worker of `tandem bench noise`."""
+"""Episodes whose first looks get a given noise. The worker of `tandem bench noise`."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +50,7 @@ def _agent(checkpoint: Path) -> Nudged:
 
 
 def succeeds(job: Job) -> bool:
+    """Runs one episode with these draws of noise. True where it succeeds."""
     torch.set_num_threads(1)
     agent = _agent(job.checkpoint)
     controller, rng = agent.model.controller.cfg, np.random.default_rng(job.draw)  # the same draws on every layout

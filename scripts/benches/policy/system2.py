@@ -1,6 +1,6 @@
 """System 2's blocks, one at a time: which trunk learns to plan best from the same eyes and the same demonstrations.
 
-The encoder of a checkpoint stays as it is; a fresh planner per trunk and seed learns from four fifths of the episodes,
+The encoder of a checkpoint stays as it is. A fresh planner per trunk and seed learns from four fifths of the episodes,
 as in stage `think` but alone. Then it plans for frames of the other episodes: share of plans whose words are all right,
 distance (1 - cosine) of the subgoal, error of the progress. `ms_per_step` is one step of training.
 """
@@ -40,6 +40,8 @@ EVERY = 5  # of so many episodes, one is held out
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench system2`."""
+
     checkpoint: Path = Path("outputs/train/tabletop")  # whose encoder and grounding are used
     data: Path = Path("datasets/tabletop")
     cache: Path = Path("cache")
@@ -54,6 +56,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ..intervals import summary
@@ -113,15 +116,18 @@ class PlannerLearner:
         self.sampler = Sampler(think.cache, think.batch, seed, sizes.chunk, sizes.ticks, sizes.tick, episodes)
 
     def parameters(self) -> "list[nn.Parameter]":
+        """The trained parameters, in the optimiser's order."""
         return list(self.planner.parameters())
 
     def batches(self, start_step: int) -> "Iterator[dict[str, Any]]":
+        """Endless batches from this step on. They follow from the seed and the step."""
         from ....data.windows import Loader
 
         with Loader(self.sampler, self.think.cache, start_step=start_step) as loader:
             yield from loader
 
     def losses(self, batch: "dict[str, Any]") -> "tuple[Tensor, dict[str, Tensor]]":
+        """The loss of a batch, and its parts by name."""
         import torch
 
         from ....policy.train.stage_think import WEIGHTS
@@ -130,6 +136,7 @@ class PlannerLearner:
         return torch.stack([WEIGHTS[name] * part for name, part in parts.items() if name in WEIGHTS]).sum(), parts
 
     def after_step(self) -> None:
+        """Runs after every step of the optimiser."""
         self.planner.balance()
 
 

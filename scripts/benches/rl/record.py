@@ -20,6 +20,8 @@ Outcomes = dict[int, tuple[bool, int]]  # seed of a layout -> success, control s
 
 @dataclass(frozen=True)
 class Record:
+    """What came of one run of reinforcement learning."""
+
     method: str
     seed: int  # of training
     base: str  # digest of the checkpoint it began with
@@ -52,6 +54,7 @@ class Record:
         return same and not (self.row == other.row and self.like(other))
 
     def as_dict(self) -> dict[str, Any]:
+        """As a dictionary for JSON."""
         packed = {name: {t: _packed(o) for t, o in getattr(self, name).items()} for name in ("before", "after")}
         return asdict(self) | packed | {"curve": " ".join(":".join(map(str, point)) for point in self.curve)}
 
@@ -93,7 +96,7 @@ def curve_in(folder: Path) -> list[tuple[int, float, int]]:
 
 
 def evaluated(folder: Path) -> dict[str, int]:
-    """Task -> episodes of it in an evaluation that is finished; none where there is none."""
+    """Task -> episodes of it in an evaluation that is finished. None where there is none."""
     file = folder / "results.json"
     return dict(Counter(e["task"] for e in read_json(file, limit=1 << 30)["episodes"])) if file.exists() else {}
 

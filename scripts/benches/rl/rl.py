@@ -1,8 +1,8 @@
 """Success before and after reinforcement learning: methods, tasks and seeds, each a `tandem rl` and a `tandem eval`.
 
-Every run and evaluation leaves a folder in --output; the same command goes on after an interruption, and with more
+Every run and evaluation leaves a folder in --output. The same command goes on after an interruption, and with more
 --minutes so do runs that are done, with more --episodes evaluations. Of the methods in --together one policy learns all
-tasks at once; of the others each task has a run of its own.
+tasks at once. Of the others each task has a run of its own.
 """
 
 import shlex
@@ -28,6 +28,8 @@ Method = Literal["dsrl", "recap", "ppo", "grpo"]
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench rl`."""
+
     checkpoint: Path = Path("outputs/train/few")
     tasks: tuple[str, ...] = ("push", "pick_place", "stack")
     methods: tuple[Method, ...] = ("dsrl", "recap", "ppo")
@@ -44,6 +46,7 @@ class Args:
 
 
 def measure(args: Args) -> Rows:
+    """Runs the measurement and returns its figures by name."""
     return rows(_records(args))
 
 
@@ -91,7 +94,7 @@ def minutes_of(args: Args) -> dict[Method, float]:
 
 
 def results(args: Args, measured: Rows, folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What is published, by name, into `folder`; what it holds of other seeds, tasks and methods stays."""
+    """What is published, by name, into `folder`. What it holds of other seeds, tasks and methods stays."""
     if args.result == "rl_suite":
         return {"rl_suite": suite({task: row[args.methods[0]] for task, row in measured.items()})}
     kept = _kept(args, folder)
@@ -149,7 +152,7 @@ def _same_tasks(folder: Path, tasks: tuple[str, ...]) -> None:
 
 
 def _reopen(folder: Path, minutes: float) -> None:
-    """Lays aside what a run came to in fewer minutes, so that it goes on; UserError where it had more."""
+    """Lays aside what a run came to in fewer minutes, so that it goes on. UserError where it had more."""
     if not (folder / DONE).exists():
         return
     given = float(read_json(folder / DONE)["given"])

@@ -22,8 +22,8 @@ def rows(records: list[Record]) -> Rows:
 def gain(runs: list[Record], task: str) -> dict[str, Any]:
     """One task: all training seeds beside the policy before on the same layouts.
 
-    `low` and `high` are the gain's 95% interval over layouts and training seeds; `higher` and `lower` count the seeds
-    of which `tandem compare` calls the change significant; lengths are those of the layouts that succeed both before
+    `low` and `high` are the gain's 95% interval over layouts and training seeds. `higher` and `lower` count the seeds
+    of which `tandem compare` calls the change significant. Lengths are those of the layouts that succeed both before
     and after.
     """
     alike(runs)
@@ -74,7 +74,7 @@ def suite(of_tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def curves(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     """{tasks that one policy learned: {method: {environment steps: success with its interval}}}, over the training
-    seeds; while a policy learns it explores, so that this is less than what it reaches."""
+    seeds. While a policy learns it explores, so that this is less than what it reaches."""
     found: dict[str, dict[str, list[Record]]] = {}
     for record in records:
         found.setdefault(record.group, {}).setdefault(record.method, []).append(record)

@@ -1,6 +1,6 @@
 """Learning without any policy, for reference: stable-baselines3's SAC on the simulator's state, its curve per task.
 
-Every run leaves a folder in --output; the same command skips those that are done.
+Every run leaves a folder in --output. The same command skips those that are done.
 """
 
 import subprocess
@@ -19,6 +19,8 @@ from .rows import curve
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench scratch`."""
+
     tasks: tuple[str, ...] = ("reach", "push")
     minutes: float = 15.0  # of each
     seed: int = 0
@@ -35,6 +37,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def results(_: Args, curves: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published figures by the name of their file."""
     return {"rl_scratch": curves}
 
 

@@ -2,7 +2,7 @@
 
 length of the layouts that succeed before and after: how fast what could be done is done now
 length of all layouts, a failure as long as it lasted: how long one waits for the outcome (the restricted mean time
-to success; the former is blind to layouts that became possible, and to those that were slow because they nearly failed)
+to success, the former is blind to layouts that became possible, and to those that were slow because they nearly failed)
 """
 
 from collections.abc import Callable
@@ -32,14 +32,15 @@ class Pairs:
         return cls(won > 0, steps)
 
     def drawn(self, seeds: np.ndarray, rng: np.random.Generator) -> "Pairs":
-        """Layouts, and training seeds, again; seeds: in [0, 1), the same for all tasks: one run may have had them."""
+        """Layouts, and training seeds, again.
+        seeds: in [0, 1), the same for all tasks: one run may have had them."""
         _, S, L = self.won.shape
         at = np.ix_(np.arange(2), (seeds[:S] * S).astype(int), rng.integers(L, size=L))
         return Pairs(self.won[at], self.steps[at])
 
 
 def speed(records: list[Record]) -> dict[str, Any]:
-    """Means over tasks; {} where no layout succeeds before and after."""
+    """Means over tasks. {} where no layout succeeds before and after."""
     tasks = sorted({task for record in records for task in record.after})
     pairs = [Pairs.of([r for r in records if task in r.after], task) for task in tasks]
     if not any(of.won.all(0).any() for of in pairs):
@@ -66,7 +67,7 @@ def _row(lengths: Callable[[Pairs], np.ndarray], pairs: list[Pairs], draws: list
 
 
 def _mean(lengths: Callable[[Pairs], np.ndarray], pairs: list[Pairs]) -> np.ndarray:
-    """Before and after, over the tasks that have such layouts; (2,)."""
+    """Before and after, over the tasks that have such layouts. (2,)."""
     found = [length for of in pairs if np.isfinite(length := lengths(of)).all()]
     return np.mean(found, 0) if found else np.full(2, np.nan)
 

@@ -1,6 +1,6 @@
 """Every block beside transformers' own module with the same weights, INT4 experts, and the cost of decoding.
 
-Medians of one run, both sides in turns; a ratio above 1 means that ours is faster.
+Medians of one run, both sides in turns. A ratio above 1 means that ours is faster.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ RESULT = "backbone_speed"
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench backbone`."""
+
     batch: int = 8
     length: int = 512
     width: int = 256
@@ -24,6 +26,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from .decoding import growth
@@ -42,6 +45,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, float]:
+    """The figures of this topic in the table that the topics of papers share."""
     if "decode" not in metrics:
         raise UserError("bench backbone: --publish wants the whole run; leave out --only")
     blocks, decode, int4 = metrics["blocks"], metrics["decode"], metrics["int4"]

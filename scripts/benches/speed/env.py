@@ -6,12 +6,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench env`."""
+
     seconds: float = 5.0
     publish: bool = False  # write docs/results/bench_env.json
     dry_run: bool = False
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     from ....envs import bench
 
     return bench.measure(args.seconds)

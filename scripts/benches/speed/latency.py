@@ -7,6 +7,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench latency`."""
+
     checkpoint: str  # path of a training run or of one of its checkpoints
     repeats: int = 50
     device: str = "cpu"  # or cuda
@@ -15,6 +17,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from .... import envs
@@ -40,6 +43,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published figures by the name of their file."""
     from ....policy.compute import resolve_device
     from ...publish.success import named
 

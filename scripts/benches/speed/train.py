@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
+    """Flags of `tandem bench train`."""
+
     root: Path = Path("datasets/tabletop")
     preset: str = "tabletop"
     cache: Path = Path("cache")
@@ -29,6 +31,7 @@ class Args:
 
 
 def measure(args: Args) -> dict[str, Any]:
+    """Runs the measurement and returns its figures by name."""
     import torch
 
     from ....policy.compute import gemm_rate, resolve_device
@@ -62,7 +65,7 @@ def measure(args: Args) -> dict[str, Any]:
 def train(
     team: "Team", args: Args, recipe: "Recipe", cache: "FrameCache", dtype: "torch.dtype", device: "torch.device"
 ) -> tuple[int, float, float]:
-    """-> FLOPs of one step of all processes; seconds of all steps, and of them waiting for data, in this one."""
+    """-> FLOPs of one step of all processes. Seconds of all steps, and of them waiting for data, in this one."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,6 +108,7 @@ def train(
 
 
 def results(args: Args, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The published figures by the name of their file."""
     from ....policy.compute import resolve_device
     from ...publish.success import named
 

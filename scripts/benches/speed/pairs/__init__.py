@@ -1,6 +1,6 @@
 """Our blocks beside transformers' own modules with the same weights, for `tandem bench backbone`.
 
-A pair is a function of (B, N, D) that returns a `Pair`; every such function in these modules is measured.
+A pair is a function of (B, N, D) that returns a `Pair`. Every such function in these modules is measured.
 """
 
 import importlib

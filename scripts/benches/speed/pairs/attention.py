@@ -26,7 +26,7 @@ def same_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def together(ours: nn.Module, theirs: nn.Module, rotary: nn.Module, mask: Tensor | None, x: Tensor) -> Any:
-    """Both sides of a pair of layers with the same weight names; angles are computed in each call, as ours are."""
+    """Both sides of a pair of layers with the same weight names. Angles are computed in each call, as ours are."""
     same_weights(ours, theirs)
     N = x.shape[1]
     positions = torch.arange(N)[None]

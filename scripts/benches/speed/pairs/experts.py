@@ -1,4 +1,4 @@
-"""Mixture of experts beside DeepSeek-V3's, in both of transformers' ways to run experts; SwiGLU beside Llama's.
+"""Mixture of experts beside DeepSeek-V3's, in both of transformers' ways to run experts. SwiGLU beside Llama's.
 
 "grouped_mm" with 32 experts, "eager" with 128, of which a token visits two: eager indexes the stacked weights in a
 loop, and autograd answers every index with a gradient of the whole stack, so that ultra-sparse is where it suffers.

@@ -14,7 +14,7 @@ WORDS, STREAMS = 1000, 2
 
 
 def engram(B: int, N: int, D: int) -> Pair:
-    """Look-up, gate and convolution on two residual streams; every token is a word, as in the reference."""
+    """Look-up, gate and convolution on two residual streams. Every token is a word, as in the reference."""
     from transformers.models.qwen4_exp.configuration_qwen4_exp import Qwen4ExpTextConfig
     from transformers.models.qwen4_exp.modeling_qwen4_exp import Qwen4ExpTextPLELayer
 
@@ -36,7 +36,7 @@ def engram(B: int, N: int, D: int) -> Pair:
 
 
 def reference_config(config: Any, D: int, cfg: EngramConfig, streams: int, layers: int = 1) -> Any:
-    """Qwen4-Exp's configuration of the same memory; `eos` plays the part of our "nothing here"."""
+    """Qwen4-Exp's configuration of the same memory. `eos` plays the part of our "nothing here"."""
     return config(
         hidden_size=D,
         hc_count=streams,
@@ -100,7 +100,7 @@ def flow_config(config: Any, D: int, cfg: CausalFlowConfig) -> Any:
 
 
 def flow_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A `DeepseekOcr2VisionEncoder`'s weights under our names; the queries are a module's beside it."""
+    """A `DeepseekOcr2VisionEncoder`'s weights under our names. The queries are a module's beside it."""
     names = {"self_attn.": "", "input_layernorm": "mixer_norm", "post_attention_layernorm": "ffn_norm", "mlp.": "ffn."}
     renamed = {}
     for name, weight in state.items():

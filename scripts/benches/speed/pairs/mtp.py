@@ -57,7 +57,7 @@ def glm_layer(D: int) -> tuple[nn.Module, nn.Module]:
 
 
 def renamed(theirs: dict[str, Tensor], shift: float = 1.0) -> dict[str, Tensor]:
-    """Weights of an `MtpLayer` under our names; plain norms become zero-centred ones by a shift."""
+    """Weights of an `MtpLayer` under our names. Plain norms become zero-centred ones by a shift."""
     weights = {}
     for name, value in theirs.items():
         own = next((name.replace(old, new) for old, new in OURS.items() if name.startswith(old)), name)

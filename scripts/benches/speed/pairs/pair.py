@@ -13,7 +13,7 @@ TOLERANCE = 1e-4  # largest relative difference of the outputs; a faster wrong a
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides map x (B, N, D) to a tensor of one shape; modules are listed so that gradients reach their weights."""
+    """Both sides map x (B, N, D) to a tensor of one shape. modules are listed so that gradients reach their weights."""
 
     name: str
     x: Tensor

@@ -9,7 +9,7 @@ from .pair import Pair
 
 
 def hyper_connection(B: int, N: int, D: int) -> Pair:
-    """Two streams, exact mixing; 20 Sinkhorn iterations converge to the same for two streams."""
+    """Two streams, exact mixing. 20 Sinkhorn iterations converge to the same for two streams."""
     return _connection("mhc", B, N, D, streams=2)
 
 
@@ -57,7 +57,7 @@ def dit_block(B: int, N: int, D: int) -> Pair:
 
 
 def load_z_image(ours: DiTBlock, theirs: nn.Module) -> None:
-    """Weights of a `ZImageTransformerBlock`; its query and key norms have an epsilon of their own."""
+    """Weights of a `ZImageTransformerBlock`. Its query and key norms have an epsilon of their own."""
     state = theirs.state_dict()
     attention, ffn = "attention.to_", "feed_forward.w"
     renamed = {
