@@ -122,3 +122,14 @@ def test_a_run_is_not_resumed_with_another_preset_and_nothing_is_recorded_for_it
     with pytest.raises(PolicyError, match="was 'debug', now 'demo'"):
         command.main(command.Args("demo", output=trained, resume=True))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_names_no_hand_is_said_where_the_encoder_has_teachers(frames, recipe, capsys):
+    from tandem.policy.train.new_bundle import new_bundle
+
+    assert new_bundle(recipe, frames).names_hand and capsys.readouterr().err == ""
+    state = frames.contract.features["observation.state"]
+    unnamed = replace(state, names=tuple(f"entry_{i}" for i in range(state.shape[0])))
+    features = frames.contract.features | {"observation.state": unnamed}
+    bundle = new_bundle(recipe, replace(frames, contract=replace(frames.contract, features=features)))
+    assert not bundle.names_hand and "names no hand (eef_x, eef_y, eef_z)" in capsys.readouterr().err

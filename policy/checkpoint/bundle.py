@@ -154,10 +154,15 @@ class Bundle:
         keypoints = [columns[f"observation.keypoints.{camera}"].unflatten(-1, (M, 3)) for camera in self.cameras]
         return torch.stack(keypoints, dim=1), columns["observation.environment_state"].unflatten(-1, (M, 4))
 
+    @property
+    def names_hand(self) -> bool:
+        """Does the state say where the hand is?"""
+        return set(HAND) <= set(self.contract.features[STATE].names or ())
+
     def hand(self, state: Tensor) -> Tensor:
         """The hand's position (..., 3) [m], out of the raw state (..., S). The origin where none is named."""
         names = list(self.contract.features[STATE].names or ())
-        if not set(HAND) <= set(names):
+        if not self.names_hand:
             return state.new_zeros(*state.shape[:-1], 3)
         return torch.stack([state[..., names.index(name)] for name in HAND], dim=-1)
 

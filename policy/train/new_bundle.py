@@ -1,12 +1,14 @@
 """A fresh policy for a data set: vocabulary, statistics and sizes from the data, random weights."""
 
+import sys
+
 import numpy as np
 
 from ...data.cache import FrameCache
 from ...data.normalize import Normalizer
 from ...data.stats import column_stats
 from ...planner.tokenizer import WordTokenizer
-from ..checkpoint.bundle import ACTION, STATE, Bundle
+from ..checkpoint.bundle import ACTION, HAND, STATE, Bundle
 from ..errors import PolicyError
 from ..networks.tandem import ModelConfig, Tandem
 from .recipe import Recipe
@@ -38,7 +40,14 @@ def new_bundle(recipe: Recipe, cache: FrameCache) -> Bundle:
         entities=cache.columns["observation.environment_state"].shape[1] // 4 if _privileged(cache, cameras) else 0,
         words=tokenizer.size,
     )
-    return Bundle(config, contract, normalizer, tokenizer, Tandem(config))
+    bundle = Bundle(config, contract, normalizer, tokenizer, Tandem(config))
+    if config.entities and not bundle.names_hand:
+        print(
+            f"note: {STATE} names no hand ({', '.join(HAND)}), so the encoder learns where things are in the world "
+            "instead of how far they are from the hand; name these entries in the contract if the state has them",
+            file=sys.stderr,
+        )
+    return bundle
 
 
 def _privileged(cache: FrameCache, cameras: tuple[str, ...]) -> bool:
