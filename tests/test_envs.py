@@ -206,7 +206,8 @@ def test_tasks_can_be_registered_from_outside():
 
 def test_task_files_stay_small():
     for file in (Path(envs.__file__).parent / "tasks").glob("*.py"):
-        assert len(file.read_text().splitlines()) <= 90, file
+        lines = [line for line in file.read_text().splitlines() if line.strip() and '"""' not in line]
+        assert len(lines) <= 75, file  # beside docstrings of one line
 
 
 def test_keypoints_are_where_the_camera_shows_the_object():
