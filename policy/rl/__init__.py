@@ -1,1 +1,1 @@
-"""Reinforcement learning after imitation: a room a method, and what they share. No method imports another."""
+"""Reinforcement learning after imitation. One folder a method, and `shared`. No method imports another."""

@@ -1,1 +1,1 @@
-"""DSRL: a frozen flow, steered by its noise. Learning from nothing, for reference, is here too."""
+"""DSRL: reinforcement learning of the noise of a frozen flow. The reference without imitation is here too."""

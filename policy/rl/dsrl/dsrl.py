@@ -1,21 +1,28 @@
 """DSRL: stable-baselines3's SAC chooses the noise of a frozen flow (arXiv 2506.15799).
 
-    SAC on NoiseEnv: observation = what is seen at a look, action = noise of the chunks of a whole attempt,
-                     reward = -1 a choice until success
-    the actor becomes policy.networks.noise_actor.Steering in an otherwise unchanged checkpoint
+    SAC on NoiseEnv
+    observation   features of the policy's state at a look
+    action        noise of all chunks of a whole attempt
+    reward        -1 a choice until success
 
-The default of `tandem rl`: cheap (small networks, nothing of the policy is trained) and safe (no chunk that the flow
-would not make). It finds the best of what imitation can do. It cannot add what demonstrations never showed.
+A look is a control step at which the agent encodes an observation and begins a chunk. A choice is one action of SAC:
+noise that holds for `hold` looks. The trained actor becomes `policy.networks.noise_actor.Steering` in an otherwise
+unchanged checkpoint.
+
+DSRL is the default of `tandem rl`. It is cheap: the networks are small, and no weight of the policy is trained. It is
+safe: every chunk is one that the flow can generate. It finds the best behaviour within the imitation policy. It cannot
+add behaviour that the demonstrations never contained.
 
 Notable choices
-- An episode that runs out of time ends with -1 / (1 - discount), what failing for ever is worth: a slow success is far
-  better than none. Left to the critic, that value takes tens of thousands of updates to appear.
-- The weight of entropy is fixed: learned, it falls to nothing within minutes and takes as long to grow again. It is
-  the largest for which being undecided is not worth a choice's -1.
-- Critics have seen a few hundred outcomes, each a matter of one bit: there are five, the least of which counts, and
-  weights decay, the actor's too. Layouts are met several times (noise_env.py).
-- Features are standardised by the episodes of the warm-up, which have a third of the updates that later ones have.
-- Two updates a choice: more learn outcomes by heart, and leave simulation no time on two cores.
+- An episode that runs out of time ends with the reward -1 / (1 - discount), the value of failing for ever. A slow
+  success is then far better than none. The critic alone needs tens of thousands of updates to reach that value.
+- The weight of the entropy is fixed. A learned weight falls to zero within minutes and takes as long to grow again.
+  The fixed weight is the largest for which the entropy bonus is not worth a choice's -1.
+- The critics are trained on a few hundred outcomes of one bit each. Hence there are five critics, of which the lowest
+  value counts, and weight decay on critics and actor. Each layout is repeated several times (noise_env.py).
+- Features are standardised by the statistics of the warm-up episodes.
+- The warm-up's choices get a third of the updates that later choices get.
+- There are two updates a choice. More updates overfit the outcomes, and leave the simulation no time on two cores.
 """
 
 from collections.abc import Callable
@@ -44,30 +51,44 @@ from .noise_env import HOLD, NoiseEnv
 from .sac import CheckedSAC, NormalisedCritics, Standardised, WholeEpisodes
 from .sb3_workers import in_processes
 
-NETWORKS = "sac"  # in a checkpoint's training state
+NETWORKS = "sac"  # file name of SAC's networks in a checkpoint's training state
 
 
 @dataclass(frozen=True)
 class DSRL:
-    """Settings."""
+    """Settings of DSRL: SAC on the noise of the frozen flow."""
 
-    hold: int = HOLD  # looks that a choice lasts
-    repeats: int = 8  # episodes on every layout
-    gradient_steps: int = 2  # updates per choice
+    # Looks that one choice of noise lasts. The default is about a whole attempt. Fewer looks give more choices an
+    # episode, each with less effect.
+    hold: int = HOLD
+    # Episodes on every layout. More repeats make outcomes depend on the noise alone, and show fewer layouts.
+    repeats: int = 8
+    # Updates of SAC per choice. More updates learn faster, overfit more, and leave less time for simulation.
+    gradient_steps: int = 2
+    # Learning rate of the actor and the critics.
     learning_rate: float = 3e-4
+    # Choices in the batch of one update.
     batch: int = 256
-    discount: float = 0.8  # per choice; episodes have one to thirteen
-    target_rate: float = 0.01  # of the critics' averages
-    entropy: float = 0.2  # its weight; success is worth up to 1 / (1 - discount)
+    # Discount per choice. An episode has one to thirteen choices. A failure is worth -1 / (1 - discount).
+    discount: float = 0.8
+    # Share of the way that the target critics move towards the critics in an update (tau of SAC).
+    target_rate: float = 0.01
+    # Weight of the entropy, fixed. A larger weight explores more. Success is worth up to 1 / (1 - discount).
+    entropy: float = 0.2
+    # Number of critics. The lowest value counts, so more critics are more pessimistic.
     critics: int = 5
+    # Weight decay of AdamW, for the actor and the critics.
     weight_decay: float = 0.01
+    # Widths of the hidden layers of the actor and the critics.
     hidden: tuple[int, ...] = (256, 256)
-    warm_up: int = 1000  # choices of random noise: some 100 to 300 episodes
-    capacity: int = 100_000  # choices in memory
+    # Choices of random noise before SAC chooses: some 100 to 300 episodes.
+    warm_up: int = 1000
+    # Choices that the replay buffer holds. The oldest are overwritten.
+    capacity: int = 100_000
 
 
 class _Keep(BaseCallback):
-    """Stores whole episodes, saves, and ends the learning."""
+    """Callback of SAC: stores whole episodes, saves checkpoints when due, and ends the training."""
 
     def __init__(self, learning: Learning, experience: Experience, failure: float, save: Callable[[], None]):
         super().__init__()
@@ -82,7 +103,7 @@ class _Keep(BaseCallback):
 
 
 def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experience) -> list[Episode]:
-    """Episodes that ended at this step go to disk and into the curve."""
+    """Writes the episodes that ended at this step to disk and into the curve, and returns them."""
     for info in infos:
         for what, reason in info.get("left_out", ()):
             learning.leave_out(what, reason)
@@ -96,7 +117,10 @@ def _store(infos: list[dict[str, Any]], learning: Learning, experience: Experien
 
 
 def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: DSRL, workers: int, seed: int) -> None:
-    """Learns until `learning` ends. Checkpoints are those of `spec` with steering."""
+    """Trains SAC on the flow's noise until `learning` ends. Its checkpoints are the policy of `spec` with steering.
+
+    PolicyError where an episode or an update is not usable, or a worker dies.
+    """
     torch.set_num_threads(workers)  # updates and episodes take turns
     experience = Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)
@@ -123,7 +147,7 @@ def dsrl(spec: AgentSpec, tasks: tuple[str, ...], learning: Learning, settings: 
 
 
 def _warm_up(envs: VecEnv, learning: Learning, experience: Experience, settings: DSRL, seed: int) -> None:
-    """Random noise until the experience holds `warm_up` choices."""
+    """Acts with random noise until the experience holds `warm_up` choices."""
     rng, shape = np.random.default_rng([seed, len(experience)]), (envs.num_envs, *(envs.action_space.shape or ()))
     if (choices := _choices(experience)) < settings.warm_up:
         envs.reset()
@@ -133,8 +157,10 @@ def _warm_up(envs: VecEnv, learning: Learning, experience: Experience, settings:
 
 
 def _catch_up(model: SAC, learning: Learning, settings: DSRL, workers: int) -> bool:
-    """The updates that the warm-up's choices have not had: its first choices are not to be a random network's. Were
-    there all of them?"""
+    """Runs the updates that the warm-up's choices have not had. Returns False where the run ended before the last one.
+
+    Without them the first choices would come from an untrained network.
+    """
     model.set_logger(Logger(folder=None, output_formats=[]))
     for _ in range(model.num_timesteps // workers // 3):
         if learning.ended():
@@ -166,7 +192,7 @@ def _model(envs: VecEnv, experience: Experience, settings: DSRL, learning: Learn
     seen = torch.from_numpy(np.concatenate(experience.column("features")))
     first, *others = (part for part in model.policy.modules() if isinstance(part, Standardise))
     first.fit(seen[:, :-1])
-    for other in others:  # of the actor, the critics and their targets
+    for other in others:  # the extractors of the actor, the critics and the target critics
         other.load_state_dict(first.state_dict())
     return model
 
@@ -177,7 +203,7 @@ def _save(model: SAC, learning: Learning, settings: DSRL) -> None:
         state[f"{name}.safetensors"], state[f"{name}.json"] = optimizer_state.split(optimizer.state_dict())
     learning.save(
         steering=_steering(model, learning, settings),
-        judgement=learning.bundle.judgement,  # the flow was told, where its policy is
+        judgement=learning.bundle.judgement,  # the frozen flow keeps its conditioning on the judgement
         memory=learning.bundle.memory,
         state=state,
     )
@@ -201,7 +227,9 @@ def _steering(model: SAC, learning: Learning, settings: DSRL) -> Steering:
         features=sizes.features, plain=sizes.plain, chunk=bundle.sizes.chunk,
         action_dim=bundle.model.controller.cfg.action_dim, hold=settings.hold, hidden=settings.hidden,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # when to save is the clock's business, what is explored is not
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # saving depends on the clock, and must not change the random numbers of exploration
         steering = Steering(cfg)
     steering.latent_pi.load_state_dict(actor.latent_pi.state_dict())
     steering.mu.load_state_dict(actor.mu.state_dict())

@@ -1,18 +1,21 @@
-"""Tasks, in turn, as one environment whose actions are the noise of a frozen policy, for any learner of gymnasium.
+"""The tasks in turn, as one gymnasium environment whose action is the noise of a frozen policy. Fits any learner.
 
     observation  float32 (F + 1,)   features of the policy's state (policy/networks/policy_state.py), and the share of
-                                    the time that has passed
+                                    the episode's time that has passed
     action       float32 (A,) in [-1, 1], the noise of the next chunks (policy/networks/noise_actor.py)
-    reward       -1 a step until success, 0 then: to be alive is never worth more than to succeed, whatever entropy adds
+    reward       -1 a step until success, 0 at success
 
-A step is `hold` looks of the agent, which all get the noise. A look lasts the control steps of a chunk that run before
-the next. The finished episode's arrays are in `info["episode_log"]` of its last step. Seeds of layouts count up from
-`first_seed`. Each is met `repeats` times, so that what came of one layout differs by the noise alone: met once, it can
-be learned by heart, which leaves nothing for the noise to explain.
+The reward never makes surviving worth more than succeeding, whatever the entropy bonus adds.
 
-A whole attempt gets one noise: feedback takes back most of what the noise of a single look moved, and what one choice
-of thirty did for success drowns in the others. Over 6,500 choices that held for three looks, no critic predicted
-success better for knowing the noise.
+One step of the environment is `hold` looks of the agent, all with the same noise. A look lasts the control steps of a
+chunk that run before the next look. The last step of an episode has the episode's arrays in `info["episode_log"]`.
+
+Seeds of layouts count up from `first_seed`. Each layout is repeated `repeats` times, so that its outcomes differ by
+the noise alone. Critics overfit layouts that occur once, and then the noise has nothing left to explain.
+
+One noise holds for a whole attempt. With noise for a single look, feedback undoes most of its effect. The effect of
+one choice of thirty on success drowns in that of the others. Over 6,500 choices that held for three looks, no critic
+predicted success better with the noise as input than without.
 """
 
 from typing import Any
@@ -35,12 +38,12 @@ from ...networks.noise_actor import spread
 from ..shared.episodes import begin, finite
 from ..shared.seeds import training_seed
 
-HOLD = 10  # looks that one noise lasts: a whole attempt
-BREAKS = 10  # episodes that break one after the other before learning stops
+HOLD = 10  # looks that one noise lasts, about a whole attempt
+BREAKS = 10  # consecutive broken episodes at which training stops
 
 
 class NoiseEnv(gymnasium.Env):
-    """A frozen policy in its tasks as one environment, whose action is the noise of the flow."""
+    """Gymnasium environment of a frozen policy in its tasks. The action is the noise of the flow."""
 
     def __init__(
         self,
@@ -51,19 +54,24 @@ class NoiseEnv(gymnasium.Env):
         hold: int = HOLD,
         repeats: int = 1,
     ):
-        """spec: of a checkpoint without steering.
-        stride: how many environments share the seeds."""
+        """Loads the policy and begins the first episode.
+
+        spec: a checkpoint without steering.
+        tasks: names of the tasks, which take turns.
+        first_seed: seed of the first layout.
+        stride: step between the seeds of two layouts, equal to the number of environments that share the seeds.
+        hold: looks that one noise lasts.
+        repeats: episodes on every layout.
+        """
         torch.set_num_threads(1)
         agent = load_agent(spec, tasks)
         assert isinstance(agent, TandemAgent)
         self.tasks, self.agent = tasks, agent
         self.seed, self.stride, self.hold, self.repeats = first_seed, stride, hold, repeats
-        self.left = repeats  # times that this layout is to be met
-        self.breaks = 0  # episodes that broke, one after the other
-        self.broken = ""  # what broke this one
-        self.left_out: list[
-            tuple[str, str]
-        ] = []  # episodes that broke, and why, which the learner does not know of yet
+        self.left = repeats  # episodes that this layout still gets
+        self.breaks = 0  # consecutive broken episodes
+        self.broken = ""  # why the current episode broke, empty where it did not
+        self.left_out: list[tuple[str, str]] = []  # broken episodes and their reasons, not yet reported to the learner
         controller = agent.model.controller.cfg
         self.chunk = controller.chunk
         self.action_space = spaces.Box(-1.0, 1.0, (controller.action_dim,), np.float32)
@@ -74,7 +82,11 @@ class NoiseEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """The next layout. `seed` seeds gymnasium's random numbers, which nothing here uses."""
+        """Begins the next layout and returns its observation (F + 1,) and an empty dictionary.
+
+        `seed` seeds gymnasium's random numbers, which nothing here uses.
+        PolicyError where BREAKS episodes in a row broke.
+        """
         super().reset(seed=seed)
         while True:
             self._next()
@@ -105,7 +117,7 @@ class NoiseEnv(gymnasium.Env):
         return self._look()
 
     def _raised(self, error: Exception) -> None:
-        """Goes on with another layout, in another environment: this one may be broken."""
+        """Notes the error, and drops the layout and the environment, which may be in a broken state."""
         self._broke(described(error))
         environment.cache_clear()
         self.left = 0
@@ -118,6 +130,11 @@ class NoiseEnv(gymnasium.Env):
         return f"{BREAKS} episodes in a row broke, the last one by {self.broken}; run `tandem doctor`, then --resume"
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Runs `hold` looks with the noise `action` (A,) in [-1, 1].
+
+        Returns observation (F + 1,), reward, success, truncated and info as gymnasium does.
+        A PolicyError is returned as `info["error"]`. Broken episodes are listed in `info["left_out"]`.
+        """
         noise = np.asarray(action, np.float32)
         if not np.isfinite(noise).all():
             return self._failed("the learner chose noise that is not finite; lower its learning rate, then --resume")
@@ -137,7 +154,7 @@ class NoiseEnv(gymnasium.Env):
             self._raised(error)
         info: dict[str, Any] = {"is_success": success, "left_out": self.left_out}
         self.left_out = []
-        if self.broken:  # neither a success nor the policy's fault: nothing is learned from it
+        if self.broken:  # neither a success nor the policy's failure, so that it is not stored
             if self.breaks >= BREAKS:
                 info["error"] = self._hopeless()
             return self.features, -1.0, False, True, info
@@ -148,7 +165,7 @@ class NoiseEnv(gymnasium.Env):
         return self.features, float(success) - 1.0, success, truncated, info
 
     def _failed(self, why: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """An exception would end the worker, and say nothing to the learner."""
+        """Returns the error in `info`. An exception would end the worker without a report to the learner."""
         return self.features, -1.0, False, True, {"error": why}
 
     def _look(self) -> np.ndarray:
@@ -158,7 +175,7 @@ class NoiseEnv(gymnasium.Env):
         return self.features
 
     def _act(self, noise: Tensor) -> tuple[bool, bool]:
-        """`hold` looks with that noise -> success, truncated."""
+        """Runs `hold` looks with noise (1, 1, H, A). Returns success, truncated."""
         for left in reversed(range(self.hold)):
             self.agent.decide(self.situation, noise)
             success, truncated = self._run()
@@ -169,7 +186,7 @@ class NoiseEnv(gymnasium.Env):
         return success, truncated
 
     def _run(self) -> tuple[bool, bool]:
-        """Control steps until the agent looks again, or the episode ends -> success, truncated."""
+        """Runs control steps until the agent looks again or the episode ends. Returns success, truncated."""
         while True:
             action = finite(self.agent, self.obs, self.task, self.seed)
             self.env.unwrapped.looking = self.agent.looks
@@ -183,4 +200,4 @@ class NoiseEnv(gymnasium.Env):
                 return success, truncated and not success
 
     def close(self) -> None:
-        """The environment is kept for the next one of the same task (policy/evaluate/episode.py)."""
+        """Does nothing: policy/evaluate/episode.py keeps the environment for the next use of its task."""

@@ -1,9 +1,9 @@
-"""Stable-baselines3's SAC, as `dsrl` needs it: networks, a check after every update, a replay of whole episodes.
+"""Stable-baselines3's SAC as `dsrl` needs it: its networks, a check after every update, a replay of whole episodes.
 
 Notable choices
-- Transitions enter the replay when their episode is whole and on disk, so that memory and disk never differ.
-- Hidden layers of the critics are normalised, as in DSRL's code.
-- The actor is not told the time, which nobody says at test. Critics are.
+- Transitions enter the replay buffer when their episode is complete and on disk. Memory and disk never differ.
+- Hidden layers of the critics have layer normalisation, as in DSRL's code.
+- The actor has no input for the time, which is unknown at test. The critics have it.
 """
 
 from typing import Any, cast
@@ -25,7 +25,10 @@ from ..shared.experience import Episode
 
 
 class Standardised(BaseFeaturesExtractor):
-    """The actor's first layer. It is not told the time: at test nobody says when an episode will end."""
+    """The actor's feature extractor: standardises the observation without the time.
+
+    The time is left out because the end of an episode is unknown at test.
+    """
 
     def __init__(self, observations: spaces.Box, plain: int):
         standardise = Standardise(observations.shape[0] - 1, plain, COMPONENTS)
@@ -33,24 +36,27 @@ class Standardised(BaseFeaturesExtractor):
         self.standardise = standardise
 
     def forward(self, observations: Tensor) -> Tensor:
+        """Standardises observations (B, F + 1) without their last entry, the time -> (B, size)."""
         return self.standardise(observations[..., :-1])
 
 
 class Timed(Standardised):
-    """The critics': what the same sight is worth falls from all to nothing while time runs out."""
+    """The critics' feature extractor, with the time: a state's value falls to that of failure as time runs out."""
 
     def __init__(self, observations: spaces.Box, plain: int):
         super().__init__(observations, plain)
         self._features_dim += 1
 
     def forward(self, observations: Tensor) -> Tensor:
+        """Standardises observations (B, F + 1) and appends the time, scaled to [-1, 1] -> (B, size + 1)."""
         return torch.cat([super().forward(observations), 2 * observations[..., -1:] - 1], dim=-1)
 
 
 class NormalisedCritics(SACPolicy):
-    """SAC's networks, and every hidden layer of the critics is normalised."""
+    """SAC's networks, with layer normalisation after every hidden linear layer of the critics."""
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
+        """Builds the critics with the time as input and layer normalisation. `features_extractor` is ignored."""
         timed = Timed(cast(spaces.Box, self.observation_space), **self.features_extractor_kwargs)
         critic = super().make_critic(timed)
         for number, network in enumerate(critic.q_networks):
@@ -66,13 +72,13 @@ def _norm(layer: nn.Linear) -> nn.LayerNorm:
 
 
 class CheckedSAC(SAC):
-    """Stops where an update leaves numbers that are not finite, before they are saved or acted on."""
+    """SAC that raises PolicyError where an update leaves weights that are not finite, before they are used or saved."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """As torch's, but what is frozen stays in evaluation mode."""
+        """Runs SAC's updates, then checks the weights. PolicyError where one is not finite."""
         try:
             super().train(gradient_steps, batch_size)
-        except ValueError:  # of a distribution, if it was given such numbers
+        except ValueError:  # torch's distributions raise it for parameters that are not finite
             self._check()
             raise
         self._check()
@@ -86,16 +92,20 @@ class CheckedSAC(SAC):
 
 
 class WholeEpisodes(ReplayBuffer):
-    """SAC's replay, filled by `take` alone."""
+    """SAC's replay buffer of whole episodes. Only `take` fills it."""
 
     def __init__(self, size: int, observations: spaces.Space, actions: spaces.Space, **options: Any):
         super().__init__(size, observations, actions, **options | {"n_envs": 1})
 
     def add(self, *_: Any) -> None:
-        """Steps of an episode that is not whole yet."""
+        """Ignores the steps that SAC adds: their episode is not complete yet."""
 
     def take(self, episode: Episode, failure: float) -> None:
-        """failure: the reward of a last choice that did not lead to success."""
+        """Adds the choices of one complete episode.
+
+        episode: "features" (choices, F + 1), "noise" (choices, A) and "success" ().
+        failure: reward of the last choice of an episode without success.
+        """
         features, noise = episode["features"], episode["noise"]
         last = len(noise) - 1
         for i, action in enumerate(noise):

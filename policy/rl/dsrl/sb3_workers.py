@@ -1,8 +1,8 @@
 """Environments in processes of their own, for learners of stable-baselines3.
 
-Its vector of processes waits for ever for one that hangs, and leaves the others behind when one dies: here an answer
-has a deadline (policy/evaluate/worker.py), an exception of an environment is one line, and all processes have ended
-when the block has.
+Stable-baselines3's own `SubprocVecEnv` waits for ever for a process that hangs. When one process dies, it leaves the
+others running. Here every answer has a deadline (policy/evaluate/worker.py). An exception of an environment becomes an
+error of one line. All processes have ended when the block of `in_processes` ends.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from ...evaluate.worker import SLOW, Heart, start
 
 
 class _Remote:
-    """A pipe to a process, whose answers have a deadline."""
+    """A pipe to a worker process with a deadline for each answer."""
 
     def __init__(self, pipe: Connection, heart: Heart):
         self.pipe, self.heart = pipe, heart
@@ -54,10 +54,14 @@ class _Remote:
 
 
 class Processes(SubprocVecEnv):
-    """One environment of each maker, a picklable function."""
+    """Vector of environments, one process each."""
 
     def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]], deadline: float | None):
-        """deadline: seconds that a step may take. None: from the rate that the environment tells its worker."""
+        """Starts the processes and reads the spaces of the first one.
+
+        makers: picklable functions, each of which makes one environment.
+        deadline: seconds that a step may take. None: derived from the environment's rate.
+        """
         self.waiting, self.closed = False, False
         self.remotes: Any = []
         self.processes: Any = []
@@ -68,7 +72,7 @@ class Processes(SubprocVecEnv):
                 theirs.close()
                 self.remotes.append(_Remote(ours, heart))
                 self.processes.append(process)
-            self.remotes[0].pipe.send(("get_spaces", None))  # within the time of a start
+            self.remotes[0].pipe.send(("get_spaces", None))  # answered within the deadline of a start
             spaces = self.remotes[0].recv()
         except BaseException:
             self.kill()
@@ -76,7 +80,7 @@ class Processes(SubprocVecEnv):
         VecEnv.__init__(self, len(makers), *spaces)
 
     def kill(self) -> None:
-        """What is under way is lost."""
+        """Kills all processes and closes their pipes. Steps in progress are lost."""
         for process in self.processes:
             process.kill()
         for process in self.processes:
@@ -90,12 +94,16 @@ class Processes(SubprocVecEnv):
 def in_processes(
     makers: Sequence[Callable[[], gymnasium.Env]], deadline: float | None = None
 ) -> Iterator[SubprocVecEnv]:
-    """PolicyError where a process dies, or a step of it hangs. All have ended when the block has."""
+    """Context of environments in processes, which have all ended when the block ends.
+
+    makers, deadline: see `Processes`.
+    PolicyError where a process dies or a step exceeds the deadline.
+    """
     envs = None
     try:
         envs = Processes(makers, deadline)
         yield envs
-    except (EOFError, ConnectionError) as error:  # of the pipe to a process
+    except (EOFError, ConnectionError) as error:  # raised by the pipe to a process
         raise PolicyError(
             "a worker's process died (its last words are above); run `tandem doctor`, then go on with --resume"
         ) from error
@@ -105,7 +113,7 @@ def in_processes(
 
 
 def _serve(pipe: Connection, parents: Connection, make: Callable[[], Any]) -> None:
-    """In the process: stable-baselines3's own loop. An exception is the answer to what was asked."""
+    """Runs stable-baselines3's worker loop in the process. An exception is sent as the answer to the request."""
     try:
         _worker(pipe, parents, CloudpickleWrapper(partial(_self, make())))
     except (PolicyError, *EVERYONES) as error:
@@ -121,5 +129,5 @@ def _self(env: gymnasium.Env) -> gymnasium.Env:
 def _answer(pipe: Connection, error: Exception) -> None:
     try:
         pipe.send(portable(error))
-    except OSError:  # nobody listens any more
+    except OSError:  # the parent has closed the pipe
         return

@@ -1,12 +1,13 @@
-"""Reinforcement learning from nothing, for reference: stable-baselines3's SAC on the simulator's state.
+"""Reinforcement learning without imitation, for reference: stable-baselines3's SAC on the simulator's state.
 
-No imitation, no images, no words: proprioception, where things are and which are meant (envs.wrappers.StateOnly), the
-task's dense reward. What it reaches in the same minutes is what demonstrations are worth.
+There are no demonstrations, images or words. The observation is proprioception, the positions of the objects, and the
+objects named in the instruction (`envs.wrappers.StateOnly`). The reward is the task's dense one. The comparison at
+equal minutes shows how much the demonstrations are worth.
 
 Notable choices
-- A discount of 0.95: what twenty steps are worth is learned in minutes, what a hundred are is not. On reach 69% of the
-  last hundred episodes succeeded after 26,000 steps. With the usual 0.99 it was 24%, and 7% after 43,000 (one run each,
-  the former of one environment, the latter of two).
+- The discount is 0.95. Values over twenty steps are learned in minutes, values over a hundred are not. On reach 69% of
+  the last hundred episodes succeeded after 26,000 steps. With the usual 0.99 it was 24%, and 7% after 43,000 steps.
+  These are single runs, the former with one environment and the latter with two.
 """
 
 from functools import partial
@@ -27,7 +28,7 @@ DISCOUNT = 0.95
 
 
 class _Count(BaseCallback):
-    """Reports episodes, and ends the learning."""
+    """Callback of SAC: reports episodes to the curve, and ends the training."""
 
     def __init__(self, practice: Practice, workers: int):
         super().__init__()
@@ -45,11 +46,15 @@ class _Count(BaseCallback):
 
 
 def scratch(task: str, practice: Practice, workers: int, seed: int) -> None:
-    """Learns until `practice` ends. Leaves its curve, and stable-baselines3's own file, in the run's folder."""
+    """Trains SAC on the state of one task until `practice` ends.
+
+    Leaves the curve and stable-baselines3's own file `sac.zip` in the run's folder.
+    PolicyError where a reward, a state or a weight is not finite.
+    """
     torch.set_num_threads(1)
     with in_processes([partial(_make, task) for _ in range(workers)], practice.limits.step) as envs:
         model = CheckedSAC("MlpPolicy", envs, seed=seed, device="cpu", gamma=DISCOUNT, gradient_steps=-1)
-        envs.seed(training_seed(seed))  # SAC gave them its own
+        envs.seed(training_seed(seed))  # SAC has seeded them with its own seed, which is no seed of layouts
         model.learn(2**62, callback=_Count(practice, workers))
         model.save(practice.folder / "sac.zip")
 
@@ -59,7 +64,7 @@ def _make(task: str) -> gymnasium.Env:
     from ....envs.wrappers import StateOnly
 
     torch.set_num_threads(1)
-    # a reward of at most 0: otherwise staying close to success for ever would be worth more than success
+    # The reward is at most 0. Otherwise staying close to success for ever would be worth more than success.
     return gymnasium.wrappers.TransformReward(StateOnly(gymnasium.make(envs.gym_id(task), cameras=())), _shifted)
 
 

@@ -1,1 +1,1 @@
-"""What the methods of reinforcement learning share."""
+"""Code shared by the methods of reinforcement learning: episodes, experience, frames, seeds and the run."""

@@ -1,10 +1,13 @@
-"""Whole episodes of a policy, with what it saw and did, for algorithms that learn from them off-line.
+"""Runs whole episodes of a policy and keeps what methods learn from afterwards: observations, actions, rewards.
 
-    roll_out(job) -> arrays per look (L of them), per control step (T) and of the episode. For workers of a Pool
+    roll_out(job) -> Trajectory: arrays per look (L of them), per control step (T), and facts of the episode
 
-The scripted expert may take over after some steps (`takeover`): what the policy got wrong is then followed by how it is
-mended, which is what corrections by people are on real robots. Looks go on as before, so that both are seen alike, and
-the expert has time to finish, without being pushed aside.
+A look is a control step at which the agent encodes an observation and begins a chunk. `roll_out` is a job for the
+workers of a Pool.
+
+The scripted expert may take over after some steps (`takeover`). The policy's mistake is then followed by its
+correction, as in corrections by people on real robots. Looks continue during the correction, so that both parts are
+encoded alike. The expert gets a full horizon to finish, and is not disturbed by pushes.
 """
 
 import zlib
@@ -32,29 +35,51 @@ from ...networks.policy_state import Situation
 from .expert_labels import advise
 from .stochastic_flow import Explorer, explore
 
-EXPLORER = "explorer.safetensors"  # in a checkpoint's training state
-PLACES = 9  # P
-HOPELESS = 10  # first episodes of a round: if all failed to run, the others would too
-FAR = 2.0  # metres: what fell off the table falls on and on
+EXPLORER = "explorer.safetensors"  # file name of the explorer in a checkpoint's training state
+PLACES = 9  # P: three positions of three axes each, see `_places`
+HOPELESS = 10  # first episodes of a round. Where all of them crash, so would the others.
+FAR = 2.0  # metres. Positions are clipped here, since an object that fell off the table falls without end.
 
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to run, and how."""
+    """One episode to run: policy, task, layout and options."""
 
-    spec: AgentSpec
+    spec: AgentSpec  # the policy and its runtime
     task: str
-    seed: int
-    takeover: float = 1.0  # share of the horizon after which the expert acts; 1: never
-    draw: int = 0  # another one: the same layout, other noise
-    advised: bool = False  # keep what the expert would do instead, where the policy acts
-    patience: int | None = None  # control steps after which the episode has failed; none: the task's horizon
-    explore: bool = False  # an Euler step is shifted (exploration.py); the checkpoint must hold an explorer
+    seed: int  # of the layout
+    takeover: float = 1.0  # share of the horizon after which the expert acts. 1: never.
+    draw: int = 0  # number of the attempt at this layout. Another draw has other noise.
+    advised: bool = False  # keep the expert's next actions from every look at which the policy acts
+    patience: int | None = None  # control steps after which the episode has failed. None: the task's horizon.
+    explore: bool = False  # shift an Euler step (stochastic_flow.py). The checkpoint must hold an explorer.
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode with the arrays that methods learn from."""
+    """One episode with the arrays that methods learn from.
+
+    Arrays per look (L looks)
+    z         float16 (L, N, D): scene tokens
+    state     float32 (L, S): normalised proprioception
+    goal      float16 (L, K, D): subgoal, or (L, 0, D) without one
+    features  float16 (L, F): `Situation.features`
+    way       float32 (L, R, 3) [m], and looked float16 (L, R, E): see `object_memory.Seen`
+    look      int32 (L,): control step of the look
+    places    float32 (L, P) [m]: see `_places`
+
+    Arrays per control step (T steps)
+    action    float32 (T, A): in the environment's units
+    reward    float32 (T,): the task's dense reward
+    expert    bool (T,): the expert acts
+
+    With `Job.advised`
+    advice    float32 (L, H, A): the expert's next actions from each look, in the environment's units
+    advised   int32 (L,): number of valid actions in `advice`
+
+    With `Job.explore`
+    before    float32 (L, H, A) and chosen float32 (L, A): see `stochastic_flow.explore`
+    """
 
     task: str
     seed: int
@@ -63,13 +88,7 @@ class Trajectory:
     instruction: str
     success: bool
     steps: int  # T
-    arrays: dict[str, np.ndarray]
-    # z float16 (L, N, D), state float32 (L, S) normalised, goal float16 (L, K, D) or (L, 0, D) where there was none,
-    # features float16 (L, F), way float32 (L, R, 3) and looked float16 (L, R, E) as `memory.Seen`, look int32 (L,) the
-    # control step of each, places float32 (L, P) as `_places`, action float32 (T, A) in the environment's units, reward
-    # float32 (T,) the task's dense one, expert bool (T,): who acts; where the expert advised: advice float32 (L, H, A)
-    # its next actions from each look, in the environment's units, and advised int32 (L,) how many of them there are;
-    # where noise explored: before float32 (L, H, A) and chosen float32 (L, A) as `exploration.explore`
+    arrays: dict[str, np.ndarray]  # name -> array, listed above
 
 
 @lru_cache(maxsize=2)
@@ -87,13 +106,16 @@ def horizon(task: str) -> int:
 
 
 def roll_out(job: Job) -> Trajectory | Crash:
-    """A Crash where the simulation broke, or the environment or the expert raised: that layout is left out. PolicyError
-    where the policy or the reward are not finite: nothing can be learned from that."""
+    """Runs one episode.
+
+    Returns a Crash where the simulation broke, or the environment or the expert raised. That layout is left out.
+    PolicyError where an action of the policy or a reward is not finite: such an episode is not usable.
+    """
     try:
         return _roll_out(job)
     except (PolicyError, DataError, *EVERYONES):
         raise
-    except Exception as error:  # of an environment or an expert: they may raise anything
+    except Exception as error:  # code of environments and experts may raise anything
         environment.cache_clear()
         return Crash(described(error))
 
@@ -144,7 +166,12 @@ def _roll_out(job: Job) -> Trajectory | Crash:
 
 
 def begin(env: envs.TaskEnv, agent: TandemAgent, told: str, seed: int) -> None:
-    """CannotBegin where the agent does not fit the environment."""
+    """Binds the agent to the environment and begins an episode.
+
+    told: the instruction.
+    seed: seed of the agent's noise.
+    CannotBegin where the agent does not fit the environment.
+    """
     try:
         agent.bind(env)
         agent.reset(told, seed)
@@ -153,7 +180,7 @@ def begin(env: envs.TaskEnv, agent: TandemAgent, told: str, seed: int) -> None:
 
 
 def _expert(env: envs.TaskEnv, job: Job) -> envs.Script:
-    """CannotBegin where the task has none."""
+    """The task's undisturbed scripted expert. CannotBegin where the task has none."""
     try:
         return envs.expert(env, job.seed, disturbed=0.0)
     except envs.EnvError as error:
@@ -161,7 +188,7 @@ def _expert(env: envs.TaskEnv, job: Job) -> envs.Script:
 
 
 def finite(agent: TandemAgent, obs: dict[str, Any], task: str, seed: int) -> np.ndarray:
-    """The agent's next action, (A,). PolicyError where the policy gave none: it is not to be learned from."""
+    """The agent's next action (A,). PolicyError where the policy's action is not finite: it must not be stored."""
     action = agent.act(obs)
     if agent.events["held"]:
         raise PolicyError(
@@ -181,7 +208,10 @@ def _rewarded(reward: float, job: Job, step: int) -> np.float32:
 
 
 def _advice(env: envs.TaskEnv, agent: TandemAgent, seed: int, idle: bool) -> tuple[np.ndarray, int]:
-    """As in a trajectory, of one look. idle: the expert acts anyway."""
+    """The advice of one look: actions (H, A), padded with zeros, and the number of valid ones.
+
+    idle: the expert acts already. The number is then 0.
+    """
     H, A = agent.model.controller.cfg.chunk, agent.model.controller.cfg.action_dim
     padded = np.zeros((H, A), np.float32)
     if idle:
@@ -192,7 +222,7 @@ def _advice(env: envs.TaskEnv, agent: TandemAgent, seed: int, idle: bool) -> tup
 
 
 def _decide(agent: TandemAgent, situation: Situation, job: Job, idle: bool, kept: "_Kept") -> None:
-    """idle: another one acts, and the agent only looks."""
+    """Chooses the chunk of this look. idle: the expert acts, so that the agent only gets a chunk of zeros."""
     if idle:
         controller = agent.model.controller.cfg
         agent.commit(torch.zeros(controller.chunk, controller.action_dim))
@@ -210,14 +240,14 @@ def _explorer(spec: AgentSpec) -> Explorer:
 
 
 def _noise(job: Job, looks: int) -> torch.Generator:
-    """The random numbers of a look's Euler step. x_0 has others (`TandemAgent.noise`)."""
+    """Random numbers for the shift of one look. The initial noise x_0 has its own (`TandemAgent.noise`)."""
     return torch.Generator().manual_seed(zlib.crc32(f"explore/{job.task}/{job.seed}/{job.draw}/{looks}".encode()))
 
 
 def _explore(
     agent: TandemAgent, explorer: Explorer, situation: Situation, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The agent acts what comes of it. Before and chosen."""
+    """Commits the agent to a chunk with a random shift. Returns `before` (H, A) and `chosen` (A,)."""
     controller = agent.model.controller
     context = controller.context(agent.instruction, situation.z, situation.referents, situation.goal)
     scale, start = explorer(situation.features()), agent.noise(situation)
@@ -227,8 +257,10 @@ def _explore(
 
 
 def _places(env: envs.TaskEnv) -> np.ndarray:
-    """float32 (P,): where the things are that the instruction handles and leads to, and the way between them [m], no
-    entry beyond FAR. Zeros for what there is not."""
+    """float32 (P,): handled object, destination, and the vector between them, each (3,) in metres.
+
+    Entries are clipped to [-FAR, FAR]. A missing position is zeros, as is everything without privileged observations.
+    """
     known = env.privileged()
     if "referents" not in known:
         return np.zeros(PLACES, np.float32)

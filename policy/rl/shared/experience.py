@@ -1,12 +1,13 @@
-"""Experience on disk: whole episodes, one file each, and the count of all steps that ever were.
+"""Experience on disk: one file for each episode, and the count of all environment steps.
 
-    experience/000041.npz      arrays of one episode, and of every episode: steps, success, total
-Files are written under another name, synced and renamed: a kill at any moment leaves whole episodes. What they say is
-the truth that resuming starts from. Weights of a checkpoint may be a little older.
+    experience/000041.npz      the method's arrays, and steps, success and total of the episode
+
+A file is written under another name, synced and renamed. A kill at any moment leaves complete episodes only. Resuming
+relies on these files. The weights of a checkpoint may be a little older.
 
 Notable choices
-- Bounded in bytes: the oldest episodes go first. `total`, the environment steps up to an episode's end, is stored with
-  it, so that the count survives what is forgotten.
+- The folder is bounded in bytes: the oldest episodes are deleted first. Each file holds `total`, the environment steps
+  up to the end of its episode, so that the count survives deletion.
 - A number that is not finite stops the run before it is stored.
 """
 
@@ -24,23 +25,26 @@ from ....data.files import write_atomic
 from ...errors import PolicyError
 
 DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError, RuntimeError, BadZipFile, zlib.error, MemoryError)
-Episode = dict[str, np.ndarray]  # "steps", "success", "total" (each of shape ()), and what an algorithm wants to keep
+Episode = dict[str, np.ndarray]  # "steps", "success" and "total", each of shape (), and the method's own arrays
 
 
 @dataclass
 class Experience:
-    """Open with `Experience.open(folder, limit)`. `add` episodes. Iterate over what is kept, oldest first."""
+    """A folder of episodes. `Experience.open(folder, limit)` opens it, and `add` stores an episode.
+
+    Iteration yields the kept episodes, oldest first.
+    """
 
     folder: Path
-    limit: int  # bytes on disk
-    sizes: dict[int, int]  # number of an episode -> bytes
-    steps: int  # environment steps of all episodes, those that are forgotten too
+    limit: int  # largest size on disk [bytes]
+    sizes: dict[int, int]  # number of a kept episode -> size of its file [bytes]
+    steps: int  # environment steps of all episodes, including the deleted ones
 
     @classmethod
     def open(cls, folder: Path, limit: int = 2 << 30) -> "Experience":
-        """Opens a folder of experience, or begins one."""
+        """Opens a folder of experience, or begins one. limit: largest size on disk [bytes], 2 GiB by default."""
         folder.mkdir(parents=True, exist_ok=True)
-        for half in folder.glob(".*"):  # of a writer that was killed
+        for half in folder.glob(".*"):  # left by a writer that was killed
             half.unlink()
         sizes = {int(path.stem): path.stat().st_size for path in folder.glob("[0-9]*.npz")}
         opened = cls(folder, limit, sizes, 0)
@@ -48,19 +52,24 @@ class Experience:
         return opened
 
     def __len__(self) -> int:
-        """Episodes ever added."""
+        """Number of episodes ever added, including the deleted ones."""
         return max(self.sizes, default=-1) + 1
 
     @property
     def forgot(self) -> bool:
-        """Is anything gone that was added?"""
+        """True where an episode has been deleted to stay within the limit."""
         return bool(self.sizes) and min(self.sizes) > 0
 
     def __iter__(self) -> Iterator[Episode]:
         return (self.load(number) for number in sorted(self.sizes))
 
     def add(self, steps: int, success: bool, arrays: dict[str, np.ndarray]) -> None:
-        """arrays: name -> array. PolicyError names the first that is not finite, and nothing is stored."""
+        """Stores one episode, and deletes the oldest ones beyond the limit.
+
+        steps: control steps of the episode.
+        arrays: name -> array.
+        PolicyError names the first array that is not finite, and nothing is stored. Also raised for a full disk.
+        """
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise PolicyError(
@@ -80,15 +89,15 @@ class Experience:
         self._forget()
 
     def column(self, name: str) -> list[np.ndarray]:
-        """One array of every episode that is kept, oldest first."""
+        """The array `name` of every kept episode, oldest first."""
         return [self.load(number, (name,))[name] for number in sorted(self.sizes)]
 
     def last(self, count: int) -> Iterator[Episode]:
-        """The newest `count` episodes that are kept, oldest first."""
+        """The newest `count` kept episodes, oldest first."""
         return (self.load(number) for number in sorted(self.sizes)[-count:])
 
     def load(self, number: int, names: tuple[str, ...] = ()) -> Episode:
-        """names: of the arrays. None: all."""
+        """The arrays `names` of an episode, by default all. PolicyError where the file is damaged or lacks one."""
         try:
             with np.load(self._file(number)) as file:
                 if unknown := set(names) - set(file.files):
@@ -105,7 +114,7 @@ class Experience:
         return self.folder / f"{number:06d}.npz"
 
     def _forget(self) -> None:
-        """The newest episode always stays: it holds the count."""
+        """Deletes the oldest episodes beyond the limit. The newest one always stays, because it holds the count."""
         while sum(self.sizes.values()) > self.limit and len(self.sizes) > 1:
             oldest = min(self.sizes)
             self._file(oldest).unlink()
@@ -113,7 +122,7 @@ class Experience:
 
 
 def _checked(episode: Episode) -> Episode:
-    """ValueError where a count is none, or a number is not finite."""
+    """Returns the episode. ValueError where a count is not a natural number, or a number is not finite."""
     for name, array in episode.items():
         if name in ("steps", "success", "total") and (array.shape != () or array.dtype.kind not in "iub" or array < 0):
             raise ValueError(f"{name} is {str(array)[:40]}")

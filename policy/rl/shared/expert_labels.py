@@ -1,8 +1,8 @@
-"""What the expert would do from where the policy got itself: tried in the simulator, which is then put back.
+"""The expert's actions from a state that the policy reached. They are tried in the simulator, which is then restored.
 
-    act, act, ... look: the expert's next H actions from here;   back;   act, act, ...
+    act, act, ...   look: the expert's next H actions from here   restore   act, act, ...
 
-Labels for the states that the policy itself visits (DAgger, arXiv 1011.0686), without the expert ever acting.
+This labels the states that the policy itself visits (DAgger, arXiv 1011.0686). The expert never acts in the episode.
 """
 
 import numpy as np
@@ -11,8 +11,11 @@ from .... import envs
 
 
 def advise(env: envs.TaskEnv, seed: int, steps: int) -> np.ndarray:
-    """The expert's next actions in the environment's units, float32 (n, A): `steps`, or fewer where it succeeds before.
-    (0, A) where the simulator cannot be put back, or breaks."""
+    """The expert's next actions from the present state, float32 (n, A) in the environment's units.
+
+    n is `steps`, or less where the expert succeeds earlier.
+    n is 0 where the simulator cannot be restored, or breaks.
+    """
     inner = env.unwrapped
     back, looking, tried = inner.snapshot(), inner.looking, np.zeros((0, *inner.action_space.shape), np.float32)
     if back is None:

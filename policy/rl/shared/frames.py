@@ -1,8 +1,8 @@
-"""Frames of demonstrations and of own episodes on one footing: what was seen, the chunk that followed, what came of it.
+"""Frames of demonstrations and of own episodes in one format: observation, the chunk that followed, and the outcome.
 
-Demonstrations are encoded once by the frozen encoder. Own episodes hold the latents that the agent saw. A frame of an
-own episode is a look. Everything stays in memory, latents in float16, 10 KB a frame: bf16 would move what is seen by
-millimetres.
+Demonstrations are encoded once by the frozen encoder. Own episodes hold the latents that the agent computed. A frame of
+an own episode is a look. Everything stays in memory, with latents in float16 (10 KB a frame). With bf16 the encoded
+positions would be off by millimetres.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -21,31 +21,32 @@ from .episodes import Trajectory, horizon
 
 @dataclass
 class Samples:
-    """F frames. Frames of one episode lie together, in order."""
+    """F frames in columns. Frames of one episode are adjacent and in order."""
 
-    z: Tensor  # (F, N, D) float16
-    goal: Tensor  # (F, K, D) float16, zeros where there is none
+    z: Tensor  # (F, N, D) float16, scene tokens
+    goal: Tensor  # (F, K, D) float16, subgoal, zeros where there is none
     has_goal: Tensor  # (F,) bool
     instruction: Tensor  # (F, L) word ids
     actions: Tensor  # (F, H, A) normalised
-    action_mask: Tensor  # (F, H) bool
+    action_mask: Tensor  # (F, H) bool, which actions of the chunk count
     task: Tensor  # (F,) number of the task
     step: Tensor  # (F,) control step in its episode
-    length: Tensor  # (F,) steps of its episode
-    success: Tensor  # (F,) bool, of its episode
-    horizon: Tensor  # (F,)
+    length: Tensor  # (F,) control steps of its episode
+    success: Tensor  # (F,) bool, whether its episode succeeded
+    horizon: Tensor  # (F,) control steps, horizon of its task
     episode: Tensor  # (F,) number of the episode
-    expert: Tensor  # (F,) bool: an expert acts
+    expert: Tensor  # (F,) bool, whether an expert acts
 
     def __len__(self) -> int:
         return len(self.z)
 
     def rows(self, index: Tensor) -> "Samples":
+        """The frames at `index` (B,), as Samples of B frames."""
         return Samples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @staticmethod
     def joined(parts: "list[Samples]") -> "Samples":
-        """One after the other. Episodes are counted on."""
+        """Concatenates the parts. Numbers of episodes continue from part to part."""
         episodes = np.cumsum([0, *(int(part.episode.max()) + 1 for part in parts)])
         columns = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Samples)}
         columns["episode"] = torch.cat([p.episode + int(n) for p, n in zip(parts, episodes, strict=False)])
@@ -53,7 +54,7 @@ class Samples:
 
 
 def shown(cache: FrameCache, tasks: tuple[str, ...]) -> list[str]:
-    """The task of every episode. PolicyError where there is none of one of `tasks`."""
+    """The task of every episode in the cache. PolicyError where one of `tasks` has no episode."""
     names = [str(row.get("sim/task", "")) for row in cache.episodes]
     if missing := sorted(set(tasks) - set(names)):
         raise PolicyError(
@@ -63,12 +64,12 @@ def shown(cache: FrameCache, tasks: tuple[str, ...]) -> list[str]:
 
 
 def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...]) -> Samples:
-    """Frames that the expert did not disturb, of the episodes of `tasks`. Goals are the ends of their subtasks."""
+    """Frames of the demonstrations of `tasks`, without the disturbed ones. Each goal is the end of its subtask."""
     names = shown(cache, tasks)
     wanted = np.isin(cache.episode_of, [e for e, name in enumerate(names) if name in tasks])
     pushed = cache.columns.get("perturbed", np.zeros(len(cache), bool)).reshape(-1)
     index = np.flatnonzero(wanted & ~pushed)
-    latents = encode_all(bundle, cache, torch.float32, frames=np.flatnonzero(wanted))  # as agents see
+    latents = encode_all(bundle, cache, torch.float32, frames=np.flatnonzero(wanted))  # the precision that agents use
     batch = unseen(cache, index, bundle.sizes.chunk, bundle.sizes.ticks, bundle.sizes.tick)
     episode = cache.episode_of[index]
     length = (cache.episode_end - cache.episode_start)[episode]
@@ -88,12 +89,14 @@ def of_demonstrations(bundle: Bundle, cache: FrameCache, tasks: tuple[str, ...])
 
 
 def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...], limit: int) -> Samples:
-    """The looks of one episode. limit: horizon of its task."""
+    """The L looks of one episode as frames. limit: the task's horizon in control steps."""
     arrays, H = trajectory.arrays, bundle.sizes.chunk
     look, T, L = arrays["look"].astype(np.int64), trajectory.steps, len(arrays["look"])
     ahead = look[:, None] + np.arange(H)
     inside = np.minimum(ahead, T - 1)
-    mask = (ahead < T) & (arrays["expert"][inside] == arrays["expert"][look][:, None])  # a chunk has one author
+    mask = (ahead < T) & (
+        arrays["expert"][inside] == arrays["expert"][look][:, None]
+    )  # a chunk ends where policy and expert change
     goal = torch.from_numpy(arrays["goal"])
     none = goal.shape[1] == 0
     K, D = bundle.sizes.goal_tokens, bundle.sizes.width
@@ -111,7 +114,7 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
 
 
 def of_advice(bundle: Bundle, trajectory: Trajectory, looks: Samples) -> Samples:
-    """Of the looks of one episode those where an expert advised, with what it would have done."""
+    """The looks of one episode that have advice, with the advised actions as their chunk."""
     given = torch.from_numpy(trajectory.arrays["advised"])
     actions = bundle.normalized_actions(torch.from_numpy(trajectory.arrays["advice"]))
     mask = torch.arange(actions.shape[1]) < given.unsqueeze(1)

@@ -1,7 +1,7 @@
-"""What all algorithms share beside experience: how long they learn, their curve, their checkpoints.
+"""A run of reinforcement learning, as shared by all methods: its limits, its learning curve and its checkpoints.
 
-A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` and `compare` load it. Beside it lies
-what the algorithm itself needs to go on.
+A checkpoint of reinforcement learning is a normal one: `tandem eval`, `watch` and `compare` load it. It also holds the
+method's own state, from which the run resumes.
 """
 
 import json
@@ -26,36 +26,38 @@ from ...networks.object_memory import Memory
 from ...train.run_folder import Run
 from .experience import Experience
 
-WINDOW = 100  # episodes whose share of successes the curve shows
+WINDOW = 100  # newest episodes over which a point of the curve takes the success rate
 REPORT = 20  # episodes between two points of the curve
-ASKED = "asked.json"  # file of a run: method, settings, base and tasks
-CLOCK = "seconds"  # file of a run: how long it had learned when that was last noted
-NOTED = 1.0  # seconds between two notes: on a disk, one takes some milliseconds
+ASKED = "asked.json"  # file of a run: method, settings, base checkpoint and tasks
+CLOCK = "seconds"  # file of a run: its seconds of training at the last note
+NOTED = 1.0  # seconds between two notes, because one takes some milliseconds on a disk
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a run may learn, and how often it saves."""
+    """Limits of a run: environment steps, minutes, the interval of checkpoints, and the deadline of a step."""
 
     steps: int  # environment steps, over all workers
-    minutes: float
-    save_minutes: float = 5.0
-    step: float | None = None  # seconds that a step may take; none: from the environment's rate
+    minutes: float  # of training, over all legs of the run
+    save_minutes: float = 5.0  # minutes between two checkpoints
+    step: float | None = None  # seconds that a step may take. None: derived from the environment's rate.
 
 
 @dataclass(kw_only=True)
 class Practice:
-    """How long, and how well so far."""
+    """Progress of a run: steps, episodes, seconds and recent successes."""
 
     run: Run
     limits: Limits
     steps: int = 0  # environment steps so far
     episodes: int = 0
-    spent: float = 0.0  # seconds before `since`
+    spent: float = 0.0  # seconds of training before `since`
     since: float = field(default_factory=time.perf_counter)
     noted: float = -NOTED  # second of the last note
-    left_out: dict[str, int] = field(default_factory=dict)  # reasons of episodes that failed to run, how often each
-    recent: deque[tuple[bool, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))  # success, control steps
+    left_out: dict[str, int] = field(default_factory=dict)  # reason why episodes failed to run -> how often
+    recent: deque[tuple[bool, int]] = field(
+        default_factory=lambda: deque(maxlen=WINDOW)
+    )  # success and control steps of the newest episodes
 
     @property
     def folder(self) -> Path:
@@ -64,21 +66,26 @@ class Practice:
 
     @property
     def lately(self) -> float:
-        """Success of the last episodes."""
+        """Success rate in [0, 1] of the newest WINDOW episodes, 0 before the first one."""
         return sum(won for won, _ in self.recent) / max(1, len(self.recent))
 
     @property
     def seconds(self) -> float:
-        """Seconds of practice so far, over all legs of the run."""
+        """Seconds of training so far, over all legs of the run."""
         return self.spent + time.perf_counter() - self.since
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds of training that remain. Negative once the minutes are used up."""
         return 60 * self.limits.minutes - self.seconds
 
     def episode(self, success: bool | None, length: int, total: int) -> None:
-        """Counts one episode of `length` steps. `total`: steps of all. success None: the policy had help."""
+        """Counts one episode, and logs a point of the curve after every REPORT episodes.
+
+        success: None where an expert helped. Such an episode is left out of the success rate.
+        length: control steps of the episode.
+        total: environment steps of all episodes.
+        """
         if success is not None:
             self.recent.append((success, length))
         self.steps, self.episodes = total, self.episodes + 1
@@ -96,11 +103,14 @@ class Practice:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def stopped(self) -> bool:
-        """For pools: is the run asked to stop?"""
+        """True where the run is asked to stop. Passed to pools of workers."""
         return self.run.stop_requested
 
     def tick(self) -> None:
-        """Notes the time, which then counts even where what it was spent on is lost."""
+        """Writes the seconds of training to disk, at most once in NOTED seconds.
+
+        The time then counts even where a kill loses its results. PolicyError where the disk is full.
+        """
         if (now := self.seconds) - self.noted < NOTED:
             return
         self.noted = now
@@ -110,33 +120,39 @@ class Practice:
             raise PolicyError(f"cannot write into {self.folder}: {error}; free space and --resume") from None
 
     def ended(self) -> bool:
-        """Are steps or minutes used up, or was the run asked to stop?"""
+        """True where the steps or minutes are used up, or the run is asked to stop."""
         over = self.steps >= self.limits.steps or self.left < 0
         return over or self.run.stop_requested
 
 
 @dataclass(kw_only=True)
 class Learning(Practice):
-    """Practice that makes a policy better: its checkpoints."""
+    """Progress of a run that improves a policy, with its checkpoints."""
 
-    base: Path  # checkpoint of the policy that gets better
-    bundle: Bundle  # of it
+    base: Path  # checkpoint of the policy that the run improves
+    bundle: Bundle  # the policy of that checkpoint
     tasks: tuple[str, ...]
-    about: dict[str, Any]  # method and its settings, for the checkpoint
-    saved: float = field(default_factory=time.perf_counter)
+    about: dict[str, Any]  # method and settings, stored in the checkpoint
+    saved: float = field(default_factory=time.perf_counter)  # time of the last checkpoint
 
     def resume(self, experience: Experience, settings: Any) -> None:
-        """Goes on from what is on disk: it may be newer than the last checkpoint. settings: the method's dataclass."""
+        """Continues from the files on disk, which may be newer than the last checkpoint.
+
+        settings: the method's dataclass.
+        PolicyError where the run was begun with other settings, tasks or base.
+        """
         self.about = self.about | {"settings": json.loads(json.dumps(asdict(settings)))}
         self._same()
         self.spent = clock(self.folder)
         if (saved := self._saved()) is not None:
             self.spent = max(self.spent, float(saved["seconds"]))
-            experience.steps = max(experience.steps, int(saved["env_steps"]))  # its newest file may be lost
+            experience.steps = max(
+                experience.steps, int(saved["env_steps"])
+            )  # the newest file of the experience may be lost
         self.steps, self.episodes = experience.steps, len(experience)
 
     def _same(self) -> None:
-        """Keeps what the run is, from its start on. PolicyError where that is not what it was."""
+        """Stores the run's settings at its start. PolicyError where a resumed run has other ones."""
         asked, file = self.about | {"tasks": list(self.tasks)}, self.folder / ASKED
         if not file.exists():
             write_atomic(file, json_bytes(asked))
@@ -149,16 +165,16 @@ class Learning(Practice):
                 )
 
     def newest(self) -> Path | None:
-        """The last checkpoint of this run that has learned. None where there is none yet."""
+        """The last checkpoint of this run with trained weights. None where there is none yet."""
         saved = self._saved()
         return None if saved is None or saved.get("untaught") else store.resolve(self.folder)
 
     def _saved(self) -> dict[str, Any] | None:
-        """What the last checkpoint says of this run."""
+        """The run's entry in its last checkpoint, None before the first one."""
         return saved(self.folder) if store.exists(self.folder) else None
 
     def due(self) -> bool:
-        """Is it time to save?"""
+        """True where `save_minutes` have passed since the last checkpoint."""
         return time.perf_counter() - self.saved > 60 * self.limits.save_minutes
 
     def save(
@@ -170,10 +186,13 @@ class Learning(Practice):
         weights: dict[str, Tensor] | None = None,
         untaught: bool = False,
     ) -> Path:
-        """state: name -> what the algorithm needs to go on.
-        weights: of the policy, where they changed.
-        untaught: it is
-        the policy as it was."""
+        """Writes a checkpoint and returns its folder.
+
+        state: name -> content of a file of training state, from which the method resumes.
+        steering, judgement, memory: optional parts of the policy. None leaves the part out.
+        weights: the policy's weights. None: those of `bundle`.
+        untaught: True where the policy is the unchanged base.
+        """
         self.saved = time.perf_counter()
         bundle = replace(self.bundle, steering=steering, judgement=judgement, memory=memory)
         stored = store.recipe(self.base)
@@ -196,13 +215,17 @@ class Learning(Practice):
         return store.save(self.folder / "checkpoints", self.steps, files)
 
     def save_untaught(self, why: str, todo: str = "--resume with more --minutes or --steps goes on") -> None:
-        """The policy as it was, where nothing was learned that is worth having."""
+        """Saves the unchanged base policy, for a run that learned nothing worth keeping, and prints the reason.
+
+        why: the reason.
+        todo: advice to the user.
+        """
         self.save({}, judgement=self.bundle.judgement, memory=self.bundle.memory, untaught=True)
         print(f"{why}: the checkpoint is the policy as it was; {todo}")
 
 
 def saved(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint of reinforcement learning says of its run. PolicyError where it says too little."""
+    """A checkpoint's entry about its run. PolicyError where seconds or environment steps are missing."""
     about = store.progress(path).get("rl")
     if not isinstance(about, dict) or not all(is_count(about.get(name)) for name in ("seconds", "env_steps")):
         raise PolicyError(f"{path}: does not say how long it has practised; use an older checkpoint")
@@ -210,7 +233,7 @@ def saved(path: str | Path) -> dict[str, Any]:
 
 
 def read_asked(file: Path) -> dict[str, Any]:
-    """What a run was begun with: its method, settings, base and tasks."""
+    """The method, settings, base and tasks with which a run was begun. PolicyError where the file is damaged."""
     try:
         asked = read_object(file)
     except (OSError, DataError) as error:
@@ -221,7 +244,7 @@ def read_asked(file: Path) -> dict[str, Any]:
 
 
 def clock(run: Path) -> float:
-    """Seconds that a run has practised, as last noted. 0 where nothing was."""
+    """Seconds of training of a run at its last note, 0 before the first one. PolicyError where the file is damaged."""
     file = run / CLOCK
     try:
         seconds = float(read_bytes(file, 100))
