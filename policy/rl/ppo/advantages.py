@@ -1,11 +1,12 @@
-"""How much better than expected a look was, for policy gradients.
+"""Rewards, returns and advantages of looks, for policy gradients.
 
-    reward of a look    how much the task's own dense reward rose until the next look, and 1 where the episode succeeds
+    reward of a look    rise of the task's own dense reward until the next look, plus 1 at the end of a success
     A_i                 generalised advantage estimation over the looks of an episode (arXiv 1506.02438)
     A of a group        success against the other episodes of that layout, in deviations (GRPO, arXiv 2402.03300)
 
-Rises add up to where the episode got to: staying where it is good pays nothing. Of success alone, a look of
-some thirty has too small a share to be seen in the hundreds of episodes that two cores simulate.
+The rises sum to the progress of the episode, so that staying in a good state earns nothing. With success as the only
+reward, one look of about thirty has too small an effect. It does not show in the hundreds of episodes that two cores
+simulate.
 """
 
 import numpy as np
@@ -16,22 +17,29 @@ from ..shared.episodes import Trajectory
 
 
 def progress(trajectory: Trajectory) -> np.ndarray:
-    """The task's reward at every look and at the end, float32 (L + 1,). At the first look nothing has been rewarded
-    yet: it has that of the first step."""
+    """The task's dense reward at every look and at the end, float32 (L + 1,).
+
+    The first look precedes all rewards. It gets the reward of the first step.
+    """
     reward, look = trajectory.arrays["reward"], trajectory.arrays["look"]
     return np.append(reward[np.maximum(look - 1, 0)], reward[-1])
 
 
 def rewards(trajectory: Trajectory) -> np.ndarray:
-    """Of its looks, float32 (L,)."""
+    """The reward of every look, float32 (L,): the rise of the dense reward, plus 1 for success at the last look."""
     rises = np.diff(progress(trajectory))
     rises[-1] += trajectory.success
     return rises
 
 
 def estimate(reward: Tensor, value: Tensor, episode: Tensor, discount: float, trace: float) -> Tensor:
-    """reward, value and number of the episode of every look (F,) -> advantages (F,), not normalised. Nothing is worth
-    anything after an episode's end: whoever values knows how much time is left."""
+    """Generalised advantage estimation: advantages (F,), not normalised.
+
+    reward, value, episode: reward, value and number of the episode of every look (F,).
+    discount: per look.
+    trace: lambda of the estimator.
+    The value after the end of an episode is 0, also at a time limit: the value function has the time as input.
+    """
     gain, following, worth = torch.zeros(len(reward)), 0.0, 0.0
     for i in reversed(range(len(reward))):
         if i + 1 == len(reward) or episode[i] != episode[i + 1]:
@@ -42,12 +50,15 @@ def estimate(reward: Tensor, value: Tensor, episode: Tensor, discount: float, tr
 
 
 def returns(reward: Tensor, episode: Tensor, discount: float) -> Tensor:
-    """What came of every look, (F,)."""
+    """Discounted sum of the rewards from every look to the end of its episode (F,)."""
     return estimate(reward, torch.zeros(len(reward)), episode, discount, trace=1.0)
 
 
 def group_advantages(rollouts: list[Trajectory]) -> Tensor:
-    """(episodes,): success against the mean of the same layout's episodes, in deviations. 0 where all ended alike."""
+    """Advantages (episodes,) of GRPO: success minus the mean of its layout, in standard deviations of the layout.
+
+    0 where all episodes of the layout ended alike.
+    """
     seeds = np.array([r.seed for r in rollouts])
     success = np.array([float(r.success) for r in rollouts])
     gains = np.zeros(len(rollouts), np.float32)

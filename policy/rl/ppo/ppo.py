@@ -1,21 +1,24 @@
 """Flow policy gradient: PPO on a flow with a likelihood (ReinFlow, pi_RL).
 
-    repeat: episodes with noise in the flow  ->  advantages of looks (baselines.py)
+    repeat: episodes with a random shift in the flow  ->  advantages of looks (baselines.py)
             ->  a few epochs of clipped policy gradient (PPO, arXiv 1707.06347)
 
-On-policy and therefore hungry. The one of the three methods that can leave what demonstrations made likely.
+The method is on-policy and therefore needs many episodes. It is the only one of the three methods that can leave the
+behaviour that demonstrations made likely.
 
 Notable choices
-- What learns is System 1's summary (policy/networks/controller.py), through which what decides most reaches every
-  action. All else stays as it is. Latents are stored, and an update costs what the controller costs. An update of all
-  of System 1 promised less on episodes that it had not seen, on Meta-World's reach and on push, than one of the
-  summary.
-- Few, large updates a round, which stop when the policy has moved far enough (`kl`). Adam moves as far for noise as
-  for a signal: once nearly all episodes succeed, whose noise is as large as ever, steps become smaller (`_rate`).
-- Practice ends what is stuck (patience.py): as many rounds in half of the time, where an episode is long.
-- Where it makes the policy worse it stops, and leaves the policy as it was (decline.py).
-- The value function knows what a simulator knows (critic.py): in a simulator that is otherwise deterministic, what such
-  a function did not foresee is what the noise did.
+- The trained parameters are those of System 1's summary (policy/networks/controller.py). Through it the most decisive
+  inputs reach every action. Everything else stays frozen. Latents are stored, so that an update costs what the
+  controller costs. On episodes outside of its training, an update of all of System 1 promised less than one of the
+  summary. That was so on Meta-World's reach and on push.
+- A round has few, large updates. They stop when the policy has moved far enough (`kl`).
+- Adam moves as far for noise as for a signal. Once nearly all episodes succeed, the noise is as large as ever, so that
+  the steps become smaller (`_rate`).
+- Episodes that are stuck end early (time_limit.py). Where episodes are long, that gives as many rounds in half of the
+  time.
+- A run that makes the policy worse stops, and leaves the policy as it was (early_stopping.py).
+- The value function has the simulator's knowledge as input (critic.py). The simulator is otherwise deterministic, so
+  that the remaining error of such a value function is the effect of the noise.
 """
 
 from dataclasses import dataclass, field, replace
@@ -47,50 +50,59 @@ from .time_limit import Patience, patience
 
 @dataclass(frozen=True)
 class FlowPolicyGradient:
-    """Settings."""
+    """Settings of the policy gradient through the flow, shared by PPO and GRPO."""
 
-    baseline: Value | Group = Value()
-    episodes: int = 96  # per round
+    baseline: Value | Group = Value()  # baseline of the advantages: a value function or a group of episodes
+    # Episodes in a round. More episodes give better gradients and fewer rounds.
+    episodes: int = 96
+    # Passes over the looks of a round, at most. `kl` may stop them earlier.
     epochs: int = 4
-    batch: int = 512  # looks a step
-    learning_rate: float = 6e-4  # where at least half of the episodes fail
-    least_rate: float = 0.05  # share of it where all succeed
+    # Looks in the batch of one update, approximately: a round is split into equal batches.
+    batch: int = 512
+    # Learning rate of the policy where at least half of the episodes fail. It falls as fewer fail.
+    learning_rate: float = 6e-4
+    # Lowest learning rate of the policy, where all episodes succeed, as a share of the learning rate.
+    least_rate: float = 0.05
+    # Learning rate of the explorer, the network for the size of the random shift.
     explorer_rate: float = 1e-4
-    clip: float = 0.2  # of the ratio
-    kl: float = 0.03  # divergence of a look, before an update, at which a round's updates stop
+    # Clipping range of the likelihood ratio: it counts within 1 - clip and 1 + clip.
+    clip: float = 0.2
+    # Mean KL divergence per look from the policy that acted, at which a round's updates stop. Lower is more careful.
+    kl: float = 0.03
 
 
 @dataclass(frozen=True)
 class PPO(FlowPolicyGradient):
-    """PPO (arXiv 1707.06347): advantages by a value function of the dense reward and of success."""
+    """Settings of PPO (arXiv 1707.06347): advantages by a value function of the dense reward and of success."""
 
-    baseline: Value = Value()
+    baseline: Value = Value()  # settings of the value function
 
 
 @dataclass(frozen=True)
 class GRPO(FlowPolicyGradient):
-    """GRPO (arXiv 2402.03300): advantages by other episodes of the same layout, of success alone."""
+    """Settings of GRPO (arXiv 2402.03300): advantages by success alone, against episodes of the same layout."""
 
-    baseline: Group = Group()
+    baseline: Group = Group()  # settings of the groups of episodes
 
 
-MOMENTS, GROUPS, ROUNDS = "optimizer.safetensors", "optimizer.json", "rounds.json"  # in a checkpoint's training state
+# file names in a checkpoint's training state
+MOMENTS, GROUPS, ROUNDS = "optimizer.safetensors", "optimizer.json", "rounds.json"
 
 
 @dataclass
 class Learner:
-    """What is alive between rounds."""
+    """The policy, explorer, baseline and optimiser of a run, which persist from round to round."""
 
-    bundle: Bundle  # its controller's summary learns
+    bundle: Bundle  # the policy. Only its controller's summary is trained.
     explorer: Explorer
     baseline: Baseline
     optimizer: torch.optim.Optimizer
-    took: float = 0.0  # seconds of the last round
-    patience: Patience = field(default_factory=dict)  # by the last round
-    first: list[float] = field(default_factory=list)  # success on each layout of the first round
+    took: float = 0.0  # seconds that the last round took
+    patience: Patience = field(default_factory=dict)  # time limits from the last round
+    first: list[float] = field(default_factory=list)  # success rate on each layout of the first round
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint needs beside the policy."""
+        """The files of a checkpoint's training state: name -> content."""
         moments, groups = optimizer_state.split(self.optimizer.state_dict())
         return {
             EXPLORER: dict(self.explorer.state_dict()),
@@ -108,7 +120,11 @@ def flow_policy_gradient(
     workers: int,
     seed: int,
 ) -> None:
-    """Rounds until `learning` ends, or no other one fits. A checkpoint after each, from which the next round acts."""
+    """Runs rounds until `learning` ends, or the time that remains is too short for another one.
+
+    Each round leaves a checkpoint, with which the next round acts.
+    PolicyError where every episode of a round crashes, or the loss is not finite.
+    """
     experience = Experience.open(learning.folder / "experience", limit=1 << 30)
     learning.resume(experience, settings)
     torch.manual_seed(seed + len(experience))
@@ -138,7 +154,7 @@ def flow_policy_gradient(
 
 
 def _rollouts(pool: Pool, jobs: list[Job], learning: Learning) -> list[Trajectory]:
-    """Of one round, in the order of the jobs. Only a part of them where the run is asked to stop."""
+    """The trajectories of one round, by seed and draw. They are incomplete where the run is asked to stop."""
     found: list[Trajectory] = []
     failed = 0
     for index, result in pool.run(jobs):
@@ -192,7 +208,10 @@ def _learner(learning: Learning, settings: FlowPolicyGradient) -> Learner:
 
 
 def read_rounds(folder: Path) -> dict[str, Any]:
-    """What `Learner.state` keeps of its rounds. PolicyError where it is something else."""
+    """The fields `took`, `patience` and `first` of a `Learner` in a checkpoint.
+
+    PolicyError where the file holds anything else.
+    """
     stored = store.read_json(folder, f"{store.TRAINING}/{ROUNDS}")
     stored = stored if isinstance(stored, dict) else {"": None}
     took, patience, first = stored.get("took", 0.0), stored.get("patience", {}), stored.get("first", [])
@@ -211,7 +230,7 @@ def _save(learning: Learning, learner: Learner) -> Path:
 def _jobs(
     spec: AgentSpec, tasks: tuple[str, ...], layouts: list[int], settings: FlowPolicyGradient, known: Patience
 ) -> list[Job]:
-    """Tasks in turn."""
+    """The episodes of a round: `draws` for each layout, with the tasks in turn."""
     jobs = []
     for layout in layouts:
         job = Job(spec, task := tasks[layout % len(tasks)], layout, patience=known.get(task), explore=True)
@@ -221,20 +240,24 @@ def _jobs(
 
 @dataclass
 class Round:
-    """The looks of one round's episodes, F of them, and how likely they were."""
+    """The F looks of one round's episodes, with their advantages and likelihoods."""
 
     samples: Samples
-    before: Tensor  # (F, H, A)
-    chosen: Tensor  # (F, A)
-    features: Tensor  # (F, ...)
+    before: Tensor  # (F, H, A), x before the shifted Euler step
+    chosen: Tensor  # (F, A), mean of x over the chunk after the shift
+    features: Tensor  # (F, number of features), input of the explorer
     gain: Tensor  # (F,) advantages
-    old: Tensor  # (F,) log-likelihoods when they were acted, of those that are learned from
+    old: Tensor  # (F,) log-likelihoods under the policy that acted, 0 where the advantage is 0
 
 
 def update(
     learner: Learner, rollouts: list[Trajectory], tasks: tuple[str, ...], settings: FlowPolicyGradient
 ) -> dict[str, float]:
-    """One round of clipped policy gradient on the looks of `rollouts`. Returns what it measured."""
+    """Runs one round of clipped policy gradient on the looks of `rollouts`.
+
+    Returns divergence, number of updates, mean scale of the shift, and learning rate.
+    PolicyError where the loss is not finite.
+    """
     if not learner.explorer.known:
         learner.explorer.standardise.fit(_joined(rollouts, "features").float())
         learner.explorer.known.fill_(True)
@@ -263,18 +286,21 @@ def _joined(rollouts: list[Trajectory], name: str) -> Tensor:
 
 
 def _parts(rows: Tensor, batch: int) -> tuple[Tensor, ...]:
-    """The rows in random order, in equal parts of about `batch`: a small one would be a step of its own."""
+    """Splits the rows at random into equal parts of about `batch`. A small rest would be a noisy step of its own."""
     return rows[torch.randperm(len(rows))].tensor_split(max(1, round(len(rows) / batch)))
 
 
 def _rate(rollouts: list[Trajectory], settings: FlowPolicyGradient) -> float:
-    """The summary's learning rate: less, the fewer episodes fail."""
+    """Learning rate of the summary: proportional to the share of failures below one half, within bounds."""
     failed = 1 - float(np.mean([rollout.success for rollout in rollouts]))
     return settings.learning_rate * max(settings.least_rate, min(1.0, 2 * failed))
 
 
 def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradient) -> float:
-    """One update. How far the policy was before it from the one that acted, on these looks."""
+    """Runs one update on the looks `rows`.
+
+    Returns the mean KL divergence, before the update, of the policy from the one that acted.
+    """
     log_ratio = _likelihood(learner, now, rows) - now.old[rows]
     ratio, gain = log_ratio.exp(), now.gain[rows]
     loss = -torch.minimum(ratio * gain, ratio.clamp(1 - settings.clip, 1 + settings.clip) * gain).mean()
@@ -288,7 +314,7 @@ def _step(learner: Learner, now: Round, rows: Tensor, settings: FlowPolicyGradie
 
 
 def _likelihood(learner: Learner, now: Round, index: Tensor) -> Tensor:
-    """Of what those looks chose, (B,)."""
+    """Log-likelihoods (B,) of the shifts of the looks `index` (B,) under the present policy."""
     rows, controller = now.samples.rows(index), learner.bundle.model.controller
     z = rows.z.float()
     with torch.no_grad():

@@ -1,21 +1,21 @@
-"""How long an episode of practice may take: a few times what its task's successes took.
+"""Time limits for episodes of training: a multiple of the median length of the task's successes.
 
-Who has not succeeded by then is stuck and stays so. On Meta-World's hand-insert, whose successes take 60 of 500 steps,
-episodes that are stuck were two thirds of all that was simulated, and an eighth of what the gradient came from.
+An episode without success by then is stuck and stays so. Successes of Meta-World's hand-insert take 60 of 500 steps.
+There, stuck episodes were two thirds of the simulated steps and an eighth of the gradient's data.
 """
 
 import numpy as np
 
 from ..shared.episodes import Trajectory
 
-TIMES = 3.0  # the median of the successes
-LEAST = 5  # successes that say how long one takes
+TIMES = 3.0  # time limit, as a multiple of the successes' median
+LEAST = 5  # successes that a task needs to get a time limit
 
-Patience = dict[str, int]  # task -> control steps; one that is not in it: its horizon
+Patience = dict[str, int]  # task -> limit in control steps. A missing task has its horizon.
 
 
 def patience(rollouts: list[Trajectory]) -> Patience:
-    """By the successes of one round."""
+    """The time limit of every task with at least LEAST successes in the round."""
     took: dict[str, list[int]] = {}
     for rollout in rollouts:
         if rollout.success:
@@ -24,5 +24,5 @@ def patience(rollouts: list[Trajectory]) -> Patience:
 
 
 def in_time(rollout: Trajectory, known: Patience) -> bool:
-    """Did it succeed in what `known` allows?"""
+    """True where the episode succeeded within its task's limit."""
     return rollout.success and rollout.steps <= known.get(rollout.task, rollout.steps)

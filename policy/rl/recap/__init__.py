@@ -1,1 +1,1 @@
-"""RECAP: own experience and corrections, told apart by their advantage."""
+"""RECAP: supervised learning from own experience and corrections, with their advantage as an input."""

@@ -1,14 +1,17 @@
-"""Which chunks of own episodes were good: advantages by a value function (RECAP, pi*0.6, arXiv 2511.14759).
+"""Labels the chunks of own episodes as good or bad, by their advantage (RECAP, pi*0.6, arXiv 2511.14759).
 
-    V from what came of the episodes that nobody was to help;   A = -n / horizon + V(n steps later) - V(now)
-    GOOD: the chunks of a task's successes with the highest A, and what an expert did who succeeded;   BAD: the others
+    V is trained on the outcomes of the episodes that were run without help
+    A = -n / horizon + V(n steps later) - V(now)
+    GOOD: the chunks with the highest A of a task's successes, and the actions of an expert who succeeded
+    BAD: the other chunks of episodes without help
 
 Notable choices
-- Only successes have good chunks: what failed may look like progress to eyes that misjudged it. Neither does an expert
-  who fails.
-- What the policy did before the expert took over is nobody's merit: it is UNKNOWN, and not learned from. Episodes that
-  ended before that teach nothing either: the fast ones are among them, the slow and the failed ones are not.
-- V of a frame comes from a network that has not seen its episode.
+- Only successes have good chunks. Failed episodes may seem to make progress where the value function misjudges them.
+  The actions of an expert who fails are not good either.
+- The policy's actions before a takeover are UNKNOWN, and are not learned from, because their own outcome is unknown.
+  Episodes that end before the planned takeover are UNKNOWN too. They are the fast ones, so that labelling them would
+  bias the data: the slow and failed ones are missing.
+- V of a frame comes from a network that was not trained on the frame's episode.
 """
 
 from dataclasses import dataclass
@@ -25,18 +28,30 @@ from .value import LOW, held_out_values, returns_of
 
 @dataclass(frozen=True)
 class Judging:
-    """Settings."""
+    """Settings of the labels good and bad."""
 
-    good: float = 0.6  # share of the chunks of a task's successes that are judged good
-    ahead: int = 32  # control steps over which a chunk is judged
-    value_steps: int = 200  # updates of the value function
+    # Share of the chunks of a task's successes that are labelled good: those with the highest advantage.
+    good: float = 0.6
+    # Control steps over which the advantage of a chunk is measured.
+    ahead: int = 32
+    # Updates of each value function. More updates fit better and take longer.
+    value_steps: int = 200
 
 
 def judge(own: Samples, helped: Tensor, features: Tensor, plain: int, settings: Judging, seed: int) -> Tensor:
-    """helped (F,): frames of episodes in which the expert was to take over -> what to tell of every frame, (F,).
+    """The label of every frame (F,): GOOD, BAD or UNKNOWN.
 
-    GOOD where an expert acts that succeeds, and for the `good` share of the chunks of each task's successes with the
-    highest advantage. BAD for the other chunks. UNKNOWN in episodes with help otherwise.
+    GOOD: frames at which an expert acts that succeeds.
+    GOOD: the share `good` of each task's successes without help, by the highest advantage.
+    BAD: the other frames without help.
+    UNKNOWN: the other frames of episodes with help.
+
+    own: the frames of all own episodes.
+    helped: bool (F,), frames of episodes in which a takeover was planned.
+    features: features of the frames (F, number of features).
+    plain: number of leading features that are not projected (pca_whitening.py).
+    seed: seed of the value functions.
+    PolicyError where a value is not finite.
     """
     judged = torch.where(own.expert & own.success, GOOD, UNKNOWN)
     alone = torch.nonzero(~helped)[:, 0]
@@ -60,7 +75,11 @@ def judge(own: Samples, helped: Tensor, features: Tensor, plain: int, settings: 
 
 
 def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
-    """What the next `ahead` control steps changed, (F,): -n / horizon + V(then) - V(now)."""
+    """Advantages (F,) over the next `ahead` control steps: -n / horizon + V(then) - V(now).
+
+    Beyond the end of an episode V(then) is 0 for a success and LOW for a failure.
+    value: V of every frame (F,).
+    """
     reached = torch.searchsorted(_clock(samples), _clock(samples) + ahead)
     inside = reached.clamp(max=len(samples) - 1)
     same = (reached < len(samples)) & (samples.episode[inside] == samples.episode)
@@ -71,6 +90,6 @@ def advantages(samples: Samples, value: Tensor, ahead: int) -> Tensor:
 
 
 def _clock(samples: Samples) -> Tensor:
-    """Control steps counted on over all episodes, so that one sorted array finds a frame of any of them."""
+    """Control steps (F,) that continue from episode to episode, so that one sorted array finds any frame."""
     longest = int(samples.length.max()) + 1_000
     return samples.episode * longest + samples.step

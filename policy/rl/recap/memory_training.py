@@ -1,10 +1,9 @@
-"""Memory (policy/networks/object_memory.py) learns from the simulator, which knows where things are, over the looks of
-own episodes.
+"""Trains the memory (policy/networks/object_memory.py) on own episodes, with the simulator's positions as targets.
 
     loss = | way* - (thing - hand) |_1 [dm]
 
-While it learns only: what the encoder sees was learned from the simulator likewise, and so is what
-`policy/rl/ppo/critic.py` values.
+The simulator's positions are used in training only. The encoder and the critic of `policy/rl/ppo/critic.py` are trained
+with the simulator's knowledge likewise.
 """
 
 from collections.abc import Callable
@@ -22,22 +21,24 @@ from ...networks.object_memory import Memory, MemoryConfig, Past
 from ...networks.policy_state import DECIMETRES
 from ..shared.episodes import FAR, Trajectory
 
-ROWS = 2048  # recalled together
+ROWS = 2048  # looks in one batch of inference
 
 
 @dataclass(frozen=True)
 class Recalling:
-    """Settings."""
+    """Settings of the memory's training."""
 
-    steps: int = 1500  # updates, every round
-    batch: int = 256
-    learning_rate: float = 2e-3
+    steps: int = 1500  # Updates of the memory in every round.
+    batch: int = 256  # Looks in the batch of one update.
+    learning_rate: float = 2e-3  # Largest learning rate of the memory, which rises and falls within a round.
 
 
 class Looks:
-    """Of own episodes, F in all, each with those before it."""
+    """The F looks of own episodes, each with the looks before it (M in all), and the true positions of R objects."""
 
     def __init__(self, bundle: Bundle, ran: list[Trajectory], looks: int):
+        """ran: the episodes. looks: M, number of looks that the memory uses, with the present one."""
+
         def column(name: str) -> Tensor:
             return torch.from_numpy(np.concatenate([t.arrays[name] for t in ran]))
 
@@ -46,24 +47,24 @@ class Looks:
         self.hand = bundle.hand_at(self.state)
         self.things = column("places")[:, : 3 * REFERENTS].unflatten(1, (REFERENTS, 3))
         near = (self.things - self.hand.unsqueeze(1)).norm(dim=-1) < FAR
-        self.placed = self.things.any(-1) & near  # (F, R): the simulator knows it
+        self.placed = self.things.any(-1) & near  # (F, R) bool: the simulator has a usable position
         counts = torch.tensor([len(t.arrays["look"]) for t in ran])
         first = (counts.cumsum(0) - counts).repeat_interleave(counts)
         index = torch.arange(len(first)).unsqueeze(1) - torch.arange(looks)
-        self.known = index >= first.unsqueeze(1)  # (F, M)
+        self.known = index >= first.unsqueeze(1)  # (F, M) bool: there was such a look
         self.index = index.maximum(first.unsqueeze(1))
 
     def __len__(self) -> int:
         return len(self.step)
 
     def past(self, rows: Tensor) -> Past:
-        """rows (B,)."""
+        """The memory's input at the looks `rows` (B,)."""
         at = self.index[rows]
         age = (self.step[rows].unsqueeze(1) - self.step[at]).float()
         return Past(self.way[at], self.hand[at], self.state[at], self.looked[at].float(), age, self.known[rows])
 
     def error(self, way: Tensor, rows: Tensor) -> Tensor:
-        """way (B, R, 3) -> mean error in decimetres, summed over the axes."""
+        """Mean L1 error [dm] over objects with a known position, for `way` (B, R, 3) [m] at the looks `rows` (B,)."""
         wrong = (way - (self.things[rows] - self.hand[rows].unsqueeze(1))).abs().sum(-1) * self.placed[rows]
         return DECIMETRES * wrong.sum() / self.placed[rows].sum().clamp(min=1)
 
@@ -71,9 +72,13 @@ class Looks:
 def recall(
     bundle: Bundle, ran: list[Trajectory], settings: Recalling, seed: int, tick: Callable[[], None]
 ) -> tuple[Memory | None, dict[str, float]]:
-    """The bundle's memory, or a new one, after it has learned. And the mean errors of ways that are seen, and of those
-    that are recalled [m], of episodes that it has learned from. Where no simulator knows of anything: the bundle's as
-    it was, or none."""
+    """Trains a copy of the bundle's memory, or a new memory, on the episodes `ran`.
+
+    tick: called after every update.
+    Returns the memory, and the mean L1 errors [m] on its training episodes: "seen" from one look, "recalled" by it.
+    Where no position is known, returns the bundle's memory (or None) and no errors.
+    PolicyError where the loss is not finite.
+    """
     torch.manual_seed(seed)
     memory = Memory(config_of(bundle)) if bundle.memory is None else deepcopy(bundle.memory)
     looks = Looks(bundle, ran, memory.cfg.looks)
@@ -88,6 +93,7 @@ def recall(
 
 
 def config_of(bundle: Bundle) -> MemoryConfig:
+    """Sizes of a memory for this policy: its state, its cameras' tokens, and REFERENTS objects."""
     looked = len(bundle.cameras) * bundle.sizes.width
     return MemoryConfig(state_dim=bundle.config.state_dim, looked=looked, things=REFERENTS)
 

@@ -1,19 +1,20 @@
-"""RECAP: learn from own experience by being told which of it was good (pi*0.6, arXiv 2511.14759).
+"""RECAP: imitation of own experience, with its advantage as an input (pi*0.6, arXiv 2511.14759).
 
-    repeat: own episodes, in part with an expert taking over, with what it would do at every look (advice.py)
-            ->  which chunks were good (judging.py)
-            ->  where things are that the hand hides, from earlier looks (recalling.py)
-            ->  the controller learns from all, told the judgement (lesson.py)  ->  it acts, told GOOD
+    repeat: own episodes, some with an expert's takeover, all with the expert's advice at every look (expert_labels.py)
+            ->  labels good and bad of the chunks (advantage_labels.py)
+            ->  the memory, for positions of objects behind the hand, from earlier looks (memory_training.py)
+            ->  the controller imitates all chunks, conditioned on the label (update.py)
+            ->  the policy acts, conditioned on GOOD
 
-No likelihoods and no gradients through rollouts: supervised losses alone, so that it is as stable as imitation, and it
-learns from corrections too, which DSRL cannot.
+There are no likelihoods and no gradients through episodes. All losses are supervised, so that RECAP is as stable as
+imitation. It learns from corrections too, which DSRL cannot.
 
 Notable choices
-- In a share of the episodes the expert takes over at some early step: it shows how to go on from where the policy got
-  itself, and it finishes.
-- Where the policy acts, the expert is asked what it would do. Own successes teach no more than what the policy can do
-  already. Advice is as fast as the expert from wherever the policy is.
-- A round begins where the last one ended, and learns from the episodes of all rounds.
+- In a share of the episodes the expert takes over at some early step. It demonstrates how to continue from a state
+  that the policy reached, and it finishes the task.
+- Where the policy acts, the expert's actions are recorded as advice. Own successes teach no more than the policy can do
+  already. Advice is as fast as the expert, from every state that the policy reaches.
+- A round starts from the weights of the last one, and trains on the episodes of all rounds.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -41,30 +42,37 @@ from .advantage_labels import Judging, judge
 from .memory_training import Recalling, recall
 from .update import ADVICE, DEMONSTRATION, Judged, Lesson, kinds_of, learn
 
-SLACK = 1.05  # a round may take as much longer than the last one
-LEAST = 0.3  # share of a round's episodes that make a last one worth its while
-ROUND = "round.json"  # in a checkpoint's training state: how many episodes it learned from, and how long it took
+SLACK = 1.05  # factor by which the training of a round may exceed that of the last one
+LEAST = 0.3  # share of the last round's practice for which the time must suffice to begin another round
+ROUND = "round.json"  # file of a checkpoint's training state: episodes trained on, and seconds of the round
 
 
 @dataclass(frozen=True)
 class Round:
-    """What the last round of practice and learning took."""
+    """Size and duration of a round of practice and training."""
 
-    episodes: int = 0  # ever, when it learned
-    practised: float = 0.0  # seconds
-    learned: float = 0.0  # seconds
+    episodes: int = 0  # number of all own episodes at its training
+    practised: float = 0.0  # seconds of its episodes
+    learned: float = 0.0  # seconds of its training
 
 
 @dataclass(frozen=True)
 class Recap:
-    """Settings."""
+    """Settings of RECAP."""
 
-    episodes: int = 360  # own, per round; at least `each` of every task
+    # Own episodes in a round. More episodes give more data and fewer rounds.
+    episodes: int = 360
+    # Least number of episodes in a round, multiplied by the number of tasks. It counts where there are many tasks.
     each: int = 20
-    helped: float = 0.5  # share of episodes in which the expert takes over
-    takeover: tuple[float, float] = (0.1, 0.6)  # after which share of the horizon
+    # Share of the episodes in which the expert takes over.
+    helped: float = 0.5
+    # Earliest and latest takeover, as shares of the task's horizon.
+    takeover: tuple[float, float] = (0.1, 0.6)
+    # Labels good and bad.
     judging: Judging = Judging()
+    # Training of the memory.
     recalling: Recalling = Recalling()
+    # Training of the controller.
     lesson: Lesson = Lesson()
 
 
@@ -77,8 +85,12 @@ def recap(
     workers: int,
     seed: int,
 ) -> None:
-    """Rounds until `learning` ends, or no other one fits. A checkpoint after each. cache: demonstrations, whose
-    contract is the policy's."""
+    """Runs rounds until `learning` ends, or the time that remains is too short for another one.
+
+    Each round leaves a checkpoint.
+    cache: demonstrations, whose contract is the policy's.
+    PolicyError where every episode of a round crashes, or a loss or value is not finite.
+    """
     bundle, experience = learning.bundle, Experience.open(learning.folder / "experience")
     learning.resume(experience, settings)
     demonstrations, crashed = of_demonstrations(bundle, cache, tasks), set[int]()
@@ -102,9 +114,9 @@ def recap(
         memory, errors = recall(before, ran, settings.recalling, seed + last.episodes, learning.tick)
         learning.run.log("recall", experience.steps, errors)
         data = _data(bundle, demonstrations, ran, tasks, settings.judging, seed)
-        del ran  # or it would lie beside the data
+        del ran  # frees its memory before the training
         learned = learn(before, data, learning, settings.lesson, seed + last.episodes)
-        del data  # or the next round's would lie beside it
+        del data  # frees its memory before the next round's data
         if learned is None:
             return
         done = Round(len(experience), practised - begin, learning.seconds - practised)
@@ -112,19 +124,19 @@ def recap(
 
 
 def _goes_on(learning: Learning, experience: Experience) -> bool:
-    """A round that was practised is learned from, even where it took the last of the steps that were asked for."""
+    """True where another round may begin. Episodes without training get one even where they used the last steps."""
     practised = len(experience) > _last_round(learning).episodes
     return not learning.ended() or (practised and learning.left > 0 and not learning.run.stop_requested)
 
 
 def _last_round(learning: Learning) -> Round:
     if (newest := learning.newest()) is None:
-        return Round(learned=learning.left / 2)  # the first one takes half of the time at most
+        return Round(learned=learning.left / 2)  # reserves half of the time for the first round's training
     return read_round(newest)
 
 
 def read_round(folder: Path) -> Round:
-    """PolicyError where a checkpoint does not say what its round was."""
+    """The round of a checkpoint. PolicyError where its file is not a round of RECAP."""
     stored = store.read_json(folder, f"{store.TRAINING}/{ROUND}")
     names = {field.name for field in fields(Round)}
     if not isinstance(stored, dict) or stored.keys() - names or not all(is_count(value) for value in stored.values()):
@@ -141,7 +153,10 @@ def _jobs(
     settings: Recap,
     seed: int,
 ) -> list[Job]:
-    """Episodes until `experience` has had `goal`, tasks in turn. crashed: layouts that give none."""
+    """The episodes that are missing until `experience` counts `goal` episodes, with the tasks in turn.
+
+    crashed: layouts that are skipped, because their episodes crash.
+    """
     new, first = unmet(experience, seed, goal - len(experience), frozenset(crashed)), training_seed(seed)
     return [
         Job(spec, tasks[(at - first) % len(tasks)], at, _takeover(settings, seed, at - first), advised=True)
@@ -150,8 +165,11 @@ def _jobs(
 
 
 def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Experience, workers: int) -> set[int]:
-    """Runs and keeps the episodes, or as many until it is `enough`: the second of the run from which the time that is
-    left is for learning. Returns the layouts that crashed their worker."""
+    """Runs the episodes and stores them. Returns the layouts that crashed.
+
+    enough: second of the run at which practice ends, because the rest of the time is needed for training.
+    PolicyError where the first HOPELESS episodes all crash.
+    """
     crashed, before = set[int](), len(experience)
     with Pool(roll_out, workers, learning.limits.step, learning.stopped) as pool:
         for index, result in pool.run(jobs):
@@ -164,7 +182,9 @@ def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Ex
             names = ("task", "seed", "draw", "takeover", "instruction")
             about = {name: np.array(getattr(result, name)) for name in names}
             experience.add(result.steps, result.success, result.arrays | about)
-            alone = result.success if result.takeover == 1 else None  # not those that were done before help came
+            alone = (
+                result.success if result.takeover == 1 else None
+            )  # episodes with a planned takeover are left out of the success rate
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
                 break
@@ -179,6 +199,7 @@ def _takeover(settings: Recap, seed: int, number: int) -> float:
 
 
 def stored(episode: Episode) -> Trajectory:
+    """The trajectory of a stored episode, with the arrays that RECAP uses. It has no reward."""
     seen, done = ("z", "state", "goal", "features", "way", "looked"), ("look", "action", "expert")
     arrays = {name: episode[name] for name in (*seen, *done, "places", "advice", "advised")}
     return Trajectory(
@@ -195,7 +216,7 @@ def _data(
     judging: Judging,
     seed: int,
 ) -> Judged:
-    """Demonstrations, all own episodes, judged, and the advice given in them."""
+    """The data of a round: demonstrations, all own episodes with labels, and the advice in them."""
     episodes = [of_trajectory(bundle, t, tasks, horizon(t.task)) for t in ran]
     advice = [of_advice(bundle, t, looks) for t, looks in zip(ran, episodes, strict=True)]
     own = Samples.joined(episodes)

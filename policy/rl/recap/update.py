@@ -1,15 +1,14 @@
-"""What a round of RECAP learns: System 1 imitates demonstrations, corrections, advice and own chunks, told how good
-each was.
+"""The training of a round of RECAP: System 1 imitates demonstrations, corrections, advice and own chunks.
 
-    loss = flow matching of the chunk that was acted, or advised, given the judgement
-    (policy/networks/advantage_token.py)
+    loss = flow matching of the chunk that was executed or advised, given the label (policy/networks/advantage_token.py)
 
 Notable choices
-- The encoder stays as it is: latents are stored as the agent saw them, and a step costs what the controller costs.
-- At test a chunk begins with less noise than while it practises. On layouts of training a policy that had practised for
-  an hour was as often successful and a few steps faster for it. One that has only imitated was not.
-- Every kind of data has its share of a batch, demonstrations too, however much there is of it. A few rows are told
-  nothing, for guidance.
+- The encoder stays frozen. The latents that the agent computed are stored, so that a step costs what the controller
+  costs.
+- At test a chunk starts from less noise than in practice. On layouts of training, this left the success of a policy
+  after an hour of practice as it was, and made it a few steps faster. It did not help a policy after imitation alone.
+- Every kind of data has a fixed share of a batch, whatever its amount. That includes demonstrations.
+- A few rows of a batch get no label, for classifier-free guidance.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,31 +32,37 @@ from ..shared.learning_run import Learning
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a batch. What there is none of leaves its share to the others."""
+    """Shares of a batch. The share of a kind without data goes to the others."""
 
-    demonstrations: float = 0.2
-    corrections: float = 0.15
-    advice: float = 0.4
-    good: float = 0.1
-    bad: float = 0.15
+    demonstrations: float = 0.2  # Share of demonstrations in a batch.
+    corrections: float = 0.15  # Share of a successful expert's actions after a takeover.
+    advice: float = 0.4  # Share of the expert's advice at looks at which the policy acted.
+    good: float = 0.1  # Share of the policy's own chunks with the label good.
+    bad: float = 0.15  # Share of the policy's own chunks with the label bad.
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Settings."""
+    """Settings of the controller's training."""
 
-    untold: float = 0.1  # share of rows that are told nothing
+    # Share of a batch's rows without a label good or bad. Guidance needs such rows.
+    untold: float = 0.1
+    # Share of each kind of data in a batch.
     shares: Shares = Shares()
+    # Steps, learning rate and batch of a round's training.
     stage: Stage = Stage(steps=800, learning_rate=3e-4, warmup=50, ema=0.995)
+    # Weight of the label at test. 1 follows the label as trained, more moves away from the unlabelled behaviour.
     guidance: float = 1.0
-    noise: float = 0.3  # at test
+    # Standard deviation of the noise from which a chunk starts at test. In practice it is 1.
+    noise: float = 0.3
 
 
+# kinds of frames, in the order of `Shares`. PRAISED: labelled good. BLAMED: labelled bad. UNUSED: never drawn.
 DEMONSTRATION, CORRECTION, ADVICE, PRAISED, BLAMED, UNUSED = range(6)
 
 
 def kinds_of(own: Samples, judged: Tensor) -> Tensor:
-    """Of every frame of own episodes, (F,)."""
+    """The kind of every frame of own episodes (F,). judged: their labels (F,)."""
     kind = torch.full((len(own),), UNUSED)
     kind[judged == BAD] = BLAMED
     kind[judged == GOOD] = PRAISED
@@ -67,21 +72,21 @@ def kinds_of(own: Samples, judged: Tensor) -> Tensor:
 
 @dataclass
 class Judged:
-    """What a round learns from, F frames."""
+    """The data of a round: F frames with label and kind."""
 
     samples: Samples
-    judged: Tensor  # (F,)
-    kind: Tensor  # (F,)
+    judged: Tensor  # (F,) label: GOOD, BAD or UNKNOWN
+    kind: Tensor  # (F,) from DEMONSTRATION to UNUSED
 
     def weights(self, shares: Shares) -> Tensor:
-        """(F,): how often each frame is drawn, so that kinds have their shares."""
+        """Sampling weights (F,), not normalised, with which each kind has its share of a batch."""
         counts = torch.bincount(self.kind, minlength=UNUSED + 1)
         wanted = torch.tensor([shares.demonstrations, shares.corrections, shares.advice, shares.good, shares.bad, 0.0])
         return (wanted / counts.clamp(min=1))[self.kind]
 
 
 class _Parts(nn.Module):
-    """What learns."""
+    """The trained parameters: controller and label vectors."""
 
     def __init__(self, controller: Controller, judgement: Judgement):
         super().__init__()
@@ -89,7 +94,7 @@ class _Parts(nn.Module):
 
 
 class _Learner:
-    """A `policy.train.loop.Learner`: System 1 on judged frames."""
+    """A `policy.train.loop.Learner` that trains System 1 on labelled frames."""
 
     name, repeats = "recap", False
 
@@ -100,9 +105,11 @@ class _Learner:
         self.seed, self.tick = seed, tick
 
     def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters."""
         return list(self.parts.parameters())
 
     def batches(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Yields a batch of frame indices for every step, seeded by the step."""
         B, step, weights = self.settings.stage.batch, start_step, self.data.weights(self.settings.shares)
         while True:
             rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
@@ -110,6 +117,7 @@ class _Learner:
             step += 1
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flow-matching loss of a batch, and its parts by name."""
         rows, judged = self.data.samples.rows(batch["index"]), self.data.judged[batch["index"]]
         z, goal = rows.z.float(), rows.goal.float()
         with torch.no_grad():
@@ -121,13 +129,18 @@ class _Learner:
         return loss, {"flow": loss}
 
     def after_step(self) -> None:
+        """Notes the time of the run."""
         self.tick()
 
 
 def learn(
     bundle: Bundle, data: Judged, learning: Learning, settings: Lesson, seed: int
 ) -> tuple[Controller, Judgement] | None:
-    """bundle: what the last round left. None: the run was asked to stop."""
+    """Trains a copy of the controller and of the label vectors on `data`.
+
+    bundle: the policy of the last round.
+    Returns their exponential moving averages, or None where the run is asked to stop.
+    """
     torch.manual_seed(seed)
     controller = Controller(bundle.model.controller.cfg)
     controller.load_state_dict(bundle.model.controller.state_dict())
