@@ -1,7 +1,8 @@
 """Train and evaluate LeRobot's policies and Tandem on the same data, minutes, machine and seeds, and write the table.
 
 `python -m tandem.scripts.peers --publish` does everything: demonstrations, the peers' environment, training, measuring,
-evaluating. Each stage leaves a file in --output. Run the command again after an interruption and it goes on there.
+evaluating. Each stage leaves a file in --output. After an interruption, run the command again: it continues after the
+last complete stage.
 """
 
 import json
@@ -29,33 +30,56 @@ from .systems import LANGUAGE_MODEL
 from .table import OURS, metrics
 from .train import Budget
 
-PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "mujoco")  # of the peers, in the manifest
+PACKAGES = (
+    "lerobot",
+    "torch",
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "mujoco",
+)  # the peers' packages whose versions the manifest names
 
 
 @dataclass(frozen=True)
 class Args:
-    """Flags of this program."""
+    """Flags of the comparison with peers."""
 
-    data: Path | None = None  # LeRobot data set of demonstrations; none: record the preset's
-    preset: str = "mt10"  # of `tandem train`
-    tasks: tuple[str, ...] = ()  # task or suite names to evaluate; none: the preset's
+    # LeRobot data set of demonstrations, with images. Default: the preset's demonstrations, recorded where missing.
+    data: Path | None = None
+    # Training preset of Tandem. It also gives the default data and tasks.
+    preset: str = "mt10"
+    # Names of the tasks or suites to evaluate. Default: the preset's tasks.
+    tasks: tuple[str, ...] = ()
+    # Systems to train and evaluate. Default: all of them.
     systems: tuple[System, ...] = SYSTEMS
-    minutes: float = 30.0  # of training, each
-    episodes: int = 10  # per task, each
-    first_seed: int = 1_000_000  # held out: demonstrations use seeds from 0
-    mode: Literal["hierarchical", "flat"] = "hierarchical"  # of Tandem
-    workers: int = 2  # processes of the evaluation
-    probe: int = 12  # steps of the short run that measures a peer's rate
-    batch: int = 0  # of the peers; 0: each one's own
-    repeats: int = 20  # chunks whose milliseconds are measured
-    seed: int = 0  # of training
+    # Minutes of training for each system, start-up included.
+    minutes: float = 30.0
+    # Episodes of evaluation for each task and system. A higher number adds to the episodes in --output.
+    episodes: int = 10
+    # Seed of the first evaluated layout. The default is held out: demonstrations use seeds from 0.
+    first_seed: int = 1_000_000
+    # Mode of Tandem: with its planner (hierarchical) or with the controller alone (flat).
+    mode: Literal["hierarchical", "flat"] = "hierarchical"
+    # Worker processes of the evaluation. More is faster until the cores are used up.
+    workers: int = 2
+    # Training steps of the short run that measures a peer's rate before its training.
+    probe: int = 12
+    # Batch size of the peers. 0: each peer's own.
+    batch: int = 0
+    # Chunks whose time is measured. The result is their median in milliseconds.
+    repeats: int = 20
+    # Seed of the training of every system.
+    seed: int = 0
+    # Folder of all runs and results. A command with the same folder continues there.
     output: Path = Path("outputs/peers")
-    publish: bool = False  # write docs/results/peers.json from all systems that are complete in --output
-    dry_run: bool = False  # print the resolved settings and stop
+    # Write docs/results/peers.json from all systems that are complete in --output.
+    publish: bool = False
+    # Print the resolved settings and stop.
+    dry_run: bool = False
 
 
 def main(args: Args) -> int:
-    """Runs this program and returns its exit code."""
+    """Runs all stages of all systems, prints the table, and returns the exit code 0."""
     if args.dry_run:
         print(json.dumps(asdict(args), indent=1, default=str))
         return 0
@@ -81,7 +105,7 @@ def _publish(args: Args, plan: Plan, table: dict[str, Any]) -> None:
 
 
 def lasting(args: Args) -> dict[str, Any]:
-    """The settings that all that comes into one table shares. More episodes are added to those that are there."""
+    """The settings that must be equal for all systems of one table. The number of episodes may grow."""
     free = ("systems", "episodes", "output", "publish", "dry_run")
     return {key: value for key, value in asdict(args).items() if key not in free}
 
@@ -95,7 +119,7 @@ def _plan(args: Args) -> Plan:
 
 
 def _prepare_peers(args: Args, source: Path) -> Path:
-    """The peers' environment, their copy of the data, and SmolVLA's language model. Returns the copy."""
+    """Sets up the peers' environment, their copy of the data and SmolVLA's language model. Returns the copy."""
     copy, model = args.output / "data", args.output / LANGUAGE_MODEL
     if set(args.systems) <= {OURS}:
         return copy
@@ -108,7 +132,7 @@ def _prepare_peers(args: Args, source: Path) -> Path:
 
 
 def _versions() -> dict[str, Any]:
-    """Of the packages in the peers' environment that decide its figures."""
+    """Versions of the packages in the peers' environment that affect its figures. Empty without the environment."""
     if not VENV.exists():
         return {}
     names = "from importlib.metadata import version; import json, sys; "
@@ -120,7 +144,9 @@ def _versions() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends too (launch.py)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # raises SystemExit, on which launch.py ends its child processes
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""A trained LeRobot policy as one of our agents: its own processors around it, its own queue of actions inside.
+"""A trained LeRobot policy as an agent of Tandem's evaluation, with its own processors and its own queue of actions.
 
-Runs in .venv-peers. The policy is asked at every step, as in LeRobot's own rollout. It computes a chunk when its queue
-is empty. Images are rendered only for the steps whose images it uses: those at which it computes, and the steps just
-before, for policies that see more than one.
+Runs in .venv-peers. The policy is called at every step, as in LeRobot's own rollout. It computes a chunk when its queue
+is empty. Images are rendered only for the steps whose images it uses. Those are the steps at which it computes. For
+policies that observe more than one step, the steps just before are rendered too.
 """
 
 import json
@@ -25,10 +25,10 @@ from .dataset import CODE, task_code, task_words
 
 
 class LeRobotAgent:
-    """A policy of LeRobot as an `Agent`."""
+    """A policy of LeRobot with the interface of `policy.act.agents.Agent`."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: `pretrained_model` of one of LeRobot's checkpoints."""
+        """Loads the policy and its processors. folder: `pretrained_model` of a LeRobot checkpoint."""
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
@@ -44,29 +44,31 @@ class LeRobotAgent:
         self.reset("", 0)
 
     def bind(self, env: gymnasium.Env) -> None:
-        """Checks that the environment fits the agent, before the first reset."""
+        """Checks that the environment has the policy's inputs. ValueError where one is missing."""
         missing = self.config.input_features.keys() - {CODE} - task_of(env).observation_space.spaces.keys()
         if missing:
             raise ValueError(f"the policy was trained on {sorted(missing)}, which {env} does not show")
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Begins an episode with these words. seed: of the agent's random numbers."""
+        """Begins an episode. instruction: unused, `act` reads it from the observation. seed: of torch's noise."""
         self.policy.reset()
-        torch.manual_seed(seed)  # its noise comes from torch's own generator
+        torch.manual_seed(seed)  # the policy's noise comes from torch's global generator
         self.trace = []
-        self.images: dict[str, np.ndarray] = {}  # the last that were rendered
+        self.images: dict[str, np.ndarray] = {}  # the last rendered image of each camera
 
     @property
     def computes(self) -> bool:
+        """True at control steps at which the policy computes a new chunk."""
         return len(self.trace) % self.config.n_action_steps == 0
 
     @property
     def looks(self) -> bool:
+        """True at control steps whose images the policy uses, so that they must be rendered."""
         ahead = -len(self.trace) % self.config.n_action_steps  # steps until it computes
         return ahead < self.config.n_obs_steps
 
     def act(self, obs: dict[str, Any]) -> np.ndarray:
-        """The action of this control step, float32 (A,), from the observation."""
+        """The action of this control step, float32 (A,) in [-1, 1], from the observation."""
         begin, computes = time.perf_counter(), self.computes
         with torch.inference_mode():
             action = self.after(self.policy.select_action(self.before(self._batch(obs))))
@@ -75,7 +77,10 @@ class LeRobotAgent:
         return np.clip(action.squeeze(0).numpy(), -1.0, 1.0).astype(np.float32)
 
     def _batch(self, obs: dict[str, Any]) -> dict[str, Any]:
-        """Where nothing was rendered the last images stand in: the policy pushes them out before it computes again."""
+        """The policy's input from the observation.
+
+        Without rendered images the last ones are used. They leave the policy's queue before it computes again.
+        """
         from lerobot.policies.utils import prepare_observation_for_inference
 
         self.images |= {key: obs[key] for key in self.config.image_features if key in obs}
@@ -87,14 +92,16 @@ class LeRobotAgent:
 
 @lru_cache(maxsize=1)
 def load(folder: str) -> LeRobotAgent:
-    """Loads a policy of LeRobot."""
+    """Loads a policy of LeRobot from its folder, once for each process."""
     keep_pages()
     return LeRobotAgent(Path(folder))
 
 
 def run_job(job: tuple[str, Episode]) -> Outcome:
-    """For `policy.evaluate.evaluation.evaluate`, as `policy.evaluate.episode.run_job`: the spec is the checkpoint's
-    folder."""
+    """Runs one episode of a LeRobot policy: the `work` of `policy.evaluate.evaluation.evaluate`.
+
+    job: folder of the checkpoint, and the episode.
+    """
     folder, episode = job
     torch.set_num_threads(1)
     agent = load(folder)

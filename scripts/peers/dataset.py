@@ -1,12 +1,12 @@
-"""The data set as the peers get it: images, state, action and task, and nothing else of the simulator.
+"""The peers' copy of a data set: images, state, action and task, without privileged columns of the simulator.
 
-LeRobot takes every column `observation.*` for an input of the policy, `observation.environment_state` among them: that
-is where ours keeps the positions of objects, for teachers. A flag could name the inputs. A copy without the columns
-leaves nothing to be got wrong, and gives its loader less to read.
+LeRobot uses every column `observation.*` as an input of the policy. That includes `observation.environment_state`, in
+which Tandem's data sets keep the positions of objects for its teachers. A flag could name the inputs. A copy without
+the columns excludes mistakes, and gives LeRobot's loader less to read.
 
-In the copy `observation.environment_state` is the task, one-hot. ACT and Diffusion Policy read no words. Without it
-they would have to guess from the picture which of several tasks on the same table is meant. SmolVLA reads the words and
-ignores the column. A data set of one task has no such column.
+In the copy `observation.environment_state` holds the task, one-hot. ACT and Diffusion Policy have no language input.
+Without the column they would have to infer the task from the image, where several tasks share a table. SmolVLA reads
+the words and ignores the column. A data set of one task has no such column.
 """
 
 import os
@@ -22,12 +22,15 @@ from ...data.reader import Dataset
 from ...data.stats import column_stats
 from ..shared.errors import UserError
 
-CODE = "observation.environment_state"
-ROLES = ("image", "state", "action")  # of the contract
+CODE = "observation.environment_state"  # column of the one-hot task in the copy
+ROLES = ("image", "state", "action")  # roles of the contract whose columns are copied
 
 
 def peers_copy(source: Path, target: Path) -> Path:
-    """Makes `target` where it is not there yet, and returns it."""
+    """Makes the copy `target` of `source` where it is missing, and returns it.
+
+    UserError where the source holds videos, or `target` is a copy of another data set.
+    """
     dataset = Dataset(source)
     if dataset.mode != "image":
         raise UserError(f"{source} holds videos; peers get images: record it with `tandem collect --mode image`")
@@ -42,17 +45,18 @@ def peers_copy(source: Path, target: Path) -> Path:
 
 
 def kept(dataset: Dataset) -> list[str]:
-    """The columns that peers get, in the data set's order."""
+    """Names of the copied columns, in the data set's order."""
     allowed = {*dataset.contract.keys(*ROLES), *INDEX_COLUMNS}
     return [key for key in dataset.info["features"] if key in allowed]
 
 
 def task_code(tasks: list[str], task: str) -> np.ndarray:
-    """float32 (len(tasks),): one-hot, and zero for a task that is not among them."""
+    """One-hot code of `task`, float32 (len(tasks),). Zeros for a task that is not in `tasks`."""
     return np.array([float(task == other) for other in tasks], np.float32)
 
 
 def task_words(root: Path) -> list[str]:
+    """The instructions of a data set in the order of their index. root: its folder."""
     return list(read_words(root / "meta" / "tasks.parquet", "task").values())
 
 

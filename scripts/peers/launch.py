@@ -1,10 +1,10 @@
-"""Runs a command under a deadline and watches its memory, alike for Tandem and for its peers.
+"""Runs a command under a deadline and measures its memory, equally for Tandem and its peers.
 
-Memory is the proportional set size of the whole process tree: pages that loader processes share with their parent count
-once. Linux only, as is everything that is read from /proc here.
+Memory is the proportional set size of the whole process tree. Pages that loader processes share with their parent count
+once. Everything here that reads /proc works on Linux only.
 
-Peers get the allocator settings that Tandem gives itself (scripts/machine/malloc.py), by environment variables: on CPUs
-they decide more than any model does. They are told to ask no hub for anything.
+Peers get, by environment variables, the allocator settings that Tandem sets for itself (scripts/machine/malloc.py). On
+CPUs these settings affect speed more than the model does. Further variables keep the peers from using a hub.
 """
 
 import os
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ..shared.errors import UserError
 
-TICK = 0.5  # seconds between two looks at whether it has ended
-LOOKS = 10  # ticks between two looks at the memory: to add up gigabytes of pages takes a while of a core
-GRACE = 60.0  # seconds to end in after having been asked to
+TICK = 0.5  # seconds between two checks whether the command has ended
+LOOKS = 10  # ticks between two measurements of memory, because summing gigabytes of pages occupies a core for a while
+GRACE = 60.0  # seconds between SIGTERM and SIGKILL
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -31,13 +31,22 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 @dataclass(frozen=True)
 class Ran:
-    seconds: float
-    peak_gb: float
+    """Measurements of a command that has ended."""
+
+    seconds: float  # from its start to its end
+    peak_gb: float  # largest measured memory of the process tree [GiB]
     finished: bool  # False: it was stopped at the deadline
 
 
 def run(command: Sequence[str], log: Path, home: Path, deadline: float | None = None, threads: int = 2) -> Ran:
-    """home: where caches go. A command that fails is a UserError that names its log."""
+    """Runs a command until it ends or the deadline passes, and measures it.
+
+    log: file for its output.
+    home: folder for the caches of Hugging Face and LeRobot.
+    deadline: seconds after which it is stopped. None: never.
+    threads: value of OMP_NUM_THREADS.
+    UserError, which names the log, where the command fails.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"running {' '.join(command)}\n  log: {log}", flush=True)
     begin, peak, ticks = time.perf_counter(), 0.0, 0
@@ -64,22 +73,24 @@ def run(command: Sequence[str], log: Path, home: Path, deadline: float | None = 
 
 
 def environment(home: Path, threads: int) -> dict[str, str]:
+    """Environment variables of a command: allocator, no hub, no GPU, caches in `home`, and OpenMP's threads."""
     places = {"HF_HOME": str(home / "huggingface"), "HF_LEROBOT_HOME": str(home / "lerobot")}
     settings = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     return os.environ | ALLOCATOR | OFFLINE | places | settings
 
 
 def module(python: Path, name: str, *arguments: str) -> list[str]:
-    """The command that runs scripts.peers.NAME in the environment of `python`."""
+    """The command line that runs scripts.peers.NAME with the interpreter `python`."""
     return [str(python), "-m", f"tandem.scripts.peers.{name}", *arguments]
 
 
 def our_python() -> Path:
+    """The interpreter that runs this process."""
     return Path(sys.executable)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Loader processes end with the group, also where their parent was killed."""
+    """Ends the whole process group, so that loader processes end even where their parent was killed."""
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)
@@ -96,16 +107,16 @@ def tree_gb(pid: int) -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """The process itself first."""
+    """Ids of a process and all its descendants, its own first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
         children.setdefault(parent, []).append(int(entry.parent.name))
     found = [pid]
-    for member in found:  # grows while it is walked
+    for member in found:  # the list grows during the loop
         found += children.get(member, [])
     return found
 

@@ -1,9 +1,10 @@
-"""Milliseconds per chunk on one core, frames per second of the loader, and parameters: of Tandem in .venv, of a peer in
-.venv-peers.
+"""Measures milliseconds per chunk on one core, the loader's frames per second, and parameters of one system.
 
-A chunk is timed from the observation to the action, with everything between: the first action of an episode, for which
-Tandem's planner thinks too. Each loader runs as its own training uses it, with nobody computing: LeRobot's data loader
-with two processes, ours with its thread and the decoded frames that it keeps.
+Tandem is measured in .venv, a peer in .venv-peers.
+
+A chunk is timed from the observation to the action, with everything between. It is the first action of an episode, for
+which Tandem's planner runs too. Each loader runs as in the training of its system, without computation beside it.
+LeRobot's data loader has two processes. Tandem's has its thread and the decoded frames that it keeps.
 """
 
 import json
@@ -20,33 +21,41 @@ from ... import envs
 from ...policy.act.agents import Agent, load_agent
 from ...policy.act.runtime import AgentSpec
 
-UNCOUNTED = 2  # first chunks, in which memory is touched for the first time
-SECONDS = 20.0  # of the loader, at most
-BATCHES = 50
+UNCOUNTED = 2  # first chunks, left out because memory is touched for the first time
+SECONDS = 20.0  # longest measurement of LeRobot's loader
+BATCHES = 50  # largest measurement of LeRobot's loader
 
 
 @dataclass(frozen=True)
 class Args:
-    """Flags of this program."""
+    """Flags of the measurement of one system."""
 
+    # Name of the system: tandem, act, diffusion or smolvla.
     system: str
+    # Checkpoint of the system. For a peer: the folder `pretrained_model` of a LeRobot checkpoint.
     checkpoint: str
+    # Task whose first observation is used for the timing of chunks.
     task: str
+    # Data set for the measurement of Tandem's loader. A peer's checkpoint names its own.
     data: Path
-    output: Path  # a JSON file
-    mode: Literal["hierarchical", "flat"] = "hierarchical"  # of Tandem
+    # JSON file for the result. An existing file is overwritten.
+    output: Path
+    # Mode of Tandem: with its planner (hierarchical) or with the controller alone (flat).
+    mode: Literal["hierarchical", "flat"] = "hierarchical"
+    # Chunks whose time is measured. The result is their median in milliseconds.
     repeats: int = 20
-    cache: Path = Path("cache")  # of Tandem's frames
+    # Folder of Tandem's cache of decoded frames. It is built where it is missing.
+    cache: Path = Path("cache")
 
 
 def main(args: Args) -> None:
-    """Runs this program and returns its exit code."""
+    """Measures one system and writes the result as JSON."""
     found = _tandem(args) if args.system == "tandem" else _peer(args)
     args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def latency(agent: Agent, task: str, repeats: int) -> float:
-    """Milliseconds at the median."""
+    """Median time of an episode's first action on one core, in milliseconds, over `repeats` resets of the agent."""
     torch.set_num_threads(1)
     env = envs.make(task, agent.image_size)
     obs, _ = env.reset(seed=0)
@@ -91,7 +100,7 @@ def _peer(args: Args) -> dict[str, float]:
 
 
 def _lerobot_loader(checkpoint: str) -> float:
-    """Frames/s of the data set and loader that `lerobot-train` made for this checkpoint."""
+    """Frames per second of the data set and loader with which `lerobot-train` made this checkpoint."""
     from lerobot.configs.train import TrainPipelineConfig
     from lerobot.datasets.factory import make_dataset
 
@@ -101,7 +110,7 @@ def _lerobot_loader(checkpoint: str) -> float:
     )
     frames, begin = 0, 0.0
     for number, batch in enumerate(loader):
-        if number == 0:  # the processes have started
+        if number == 0:  # timing begins after the start of the loader's processes
             begin = time.perf_counter()
             continue
         frames += len(batch["index"])

@@ -1,6 +1,7 @@
-"""Evaluates a peer's checkpoint, as `tandem eval` does a checkpoint of ours. Runs in .venv-peers.
+"""Evaluates a peer's checkpoint, like `tandem eval` for Tandem's checkpoints. Runs in .venv-peers.
 
-results.json has what `tandem compare A B --mode hierarchical --mode-b act` needs. The peer's name stands for the mode.
+The file results.json has the entries that `tandem compare A B --mode hierarchical --mode-b act` reads. The peer's name
+takes the place of the mode.
 """
 
 import json
@@ -13,24 +14,24 @@ from ...policy.evaluate.evaluation import evaluate, plan, resolve_tasks, summary
 from ..publish.manifest import manifest
 from .agent import run_job
 
-DEADLINE = 3600.0  # seconds for one episode: a chunk may take some, and an episode has 60 of them
+DEADLINE = 3600.0  # seconds for one episode, of up to 60 chunks that may take some seconds each
 
 
 @dataclass(frozen=True)
 class Args:
-    """Flags of this program."""
+    """Flags of the evaluation of a peer."""
 
-    system: str  # a peer's name
-    checkpoint: str  # `pretrained_model` of one of LeRobot's checkpoints
-    tasks: tuple[str, ...]
-    episodes: int  # per task
-    first_seed: int
-    workers: int
-    output: Path  # an evaluation in it is continued
+    system: str  # Name of the peer: act, diffusion or smolvla. The results list it as the mode.
+    checkpoint: str  # Folder `pretrained_model` of a LeRobot checkpoint.
+    tasks: tuple[str, ...]  # Names of the tasks or suites to evaluate.
+    episodes: int  # Episodes of each task.
+    first_seed: int  # Seed of the first layout. The following episodes count up from it.
+    workers: int  # Worker processes. More is faster until the cores are used up.
+    output: Path  # Folder of the results. An evaluation in it is continued.
 
 
 def main(args: Args) -> None:
-    """Runs this program and returns its exit code."""
+    """Evaluates the peer and writes results.json into the output folder."""
     episodes = plan(resolve_tasks(args.tasks), args.episodes, args.first_seed, (args.system,), ("normal",))
     outcomes = evaluate(args.checkpoint, episodes, args.output, args.workers, work=run_job, deadline=DEADLINE)
     results = {

@@ -1,8 +1,8 @@
-"""SmolVLA's language model as a folder without weights, so that nothing is fetched from a hub. Runs in .venv-peers.
+"""SmolVLA's language model as a folder without weights, so that no hub is needed. Runs in .venv-peers.
 
-The configuration is that of SmolVLM2 500M (SmolVLA keeps 16 of its 32 layers). Its tokenizer is made from the data
-set's own instructions: the published one holds nothing that random weights could use. The vocabulary keeps its
-published size, and with it SmolVLA its 0.45B parameters.
+The configuration is that of SmolVLM2 500M, of whose 32 layers SmolVLA keeps 16. Its tokenizer is trained on the data
+set's own instructions. The published tokenizer has no advantage with random weights. The vocabulary keeps its published
+size, so that SmolVLA keeps its 0.45B parameters.
 """
 
 import sys
@@ -18,9 +18,9 @@ VISION = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "image_size": 512, "patch_size": 16,
 }  # fmt: skip
-SCALE = 4  # patches a side that become one token
+SCALE = 4  # side, in patches, of the square that becomes one token
 PAD = "<pad>"
-NAMED = {  # attributes by which transformers and LeRobot ask for them
+NAMED = {  # attribute of the tokenizer that transformers and LeRobot read -> special token
     "image_token": "<image>",
     "fake_image_token": "<fake_token_around_image>",
     "global_image_token": "<global-img>",
@@ -29,7 +29,7 @@ NAMED = {  # attributes by which transformers and LeRobot ask for them
 
 
 def tokenizer(texts: list[str]) -> Any:
-    """Bytes and the words of `texts`."""
+    """A byte-level BPE tokenizer trained on `texts`, with SmolVLM's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -43,6 +43,7 @@ def tokenizer(texts: list[str]) -> Any:
 
 
 def build(texts: list[str], folder: Path) -> None:
+    """Writes the configuration and the processor with its tokenizer into `folder`. texts: instructions."""
     from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
 
     words = tokenizer(texts)

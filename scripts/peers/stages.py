@@ -1,7 +1,7 @@
-"""The stages of one system, each a command in that system's environment: train, measure, evaluate.
+"""The stages of one system: train, measure, evaluate. Each is a command in that system's environment.
 
-Each leaves `<output>/<system>/<stage>.json`, and is not run again where that file is. Evaluating is, where more
-episodes are asked for than it tells of.
+A stage leaves `<output>/<system>/<stage>.json`, and does not run again where that file exists. The evaluation does run
+again where more episodes are requested than its file counts.
 """
 
 import json
@@ -28,20 +28,21 @@ VENV = ROOT / ".venv-peers"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for every system."""
+    """Settings that are equal for every system."""
 
-    output: Path
-    tasks: tuple[str, ...]  # to evaluate, by their short names
-    preset: str  # of Tandem
-    mode: str  # of Tandem: hierarchical or flat
-    budget: Budget
-    episodes: int  # per task
-    first_seed: int
-    workers: int
-    repeats: int  # chunks whose milliseconds are measured
+    output: Path  # folder of all systems
+    tasks: tuple[str, ...]  # short names of the evaluated tasks
+    preset: str  # training preset of Tandem
+    mode: str  # mode of Tandem: hierarchical or flat
+    budget: Budget  # of each training
+    episodes: int  # evaluated episodes of each task
+    first_seed: int  # seed of the first evaluated layout
+    workers: int  # processes of the evaluation
+    repeats: int  # chunks whose time is measured
 
 
 def run_stages(plan: Plan, system: str, data: Path) -> None:
+    """Runs the stages of a system that are not done yet, and prints their results. data: its data set."""
     works: dict[str, Callable[[], dict[str, Any]]] = {
         "train": lambda: _train(plan, system, data),
         "measure": lambda: _measure(plan, system, data),
@@ -55,7 +56,7 @@ def run_stages(plan: Plan, system: str, data: Path) -> None:
 
 
 def complete(plan: Plan) -> list[str]:
-    """Systems all of whose stages are done."""
+    """Names of the systems with all stages done, in the order of the table."""
     return [name for name in SYSTEMS if all(_done(plan, plan.output / name / f"{stage}.json") for stage in STAGES)]
 
 
@@ -66,12 +67,13 @@ def _done(plan: Plan, file: Path) -> bool:
 
 
 def found(output: Path, system: str) -> dict[str, Any]:
-    """What the stages of a complete system measured, in one."""
+    """The results of all stages of a complete system, merged into one dictionary."""
     files = [output / system / f"{stage}.json" for stage in STAGES]
     return {key: value for file in files for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def python(system: str) -> Path:
+    """The interpreter of a system's environment: .venv for Tandem, .venv-peers for a peer."""
     return our_python() if system == OURS else VENV / "bin" / "python"
 
 
@@ -97,7 +99,10 @@ def _measure(plan: Plan, system: str, data: Path) -> dict[str, Any]:
 
 
 def _evaluate(plan: Plan, system: str) -> dict[str, Any]:
-    """Episodes per minute are those of this call, with its start-up, where an evaluation was interrupted."""
+    """Evaluates a system. Returns its rate and the number of episodes of each task.
+
+    The rate includes the start-up. It counts the episodes of this call only, where an earlier one was interrupted.
+    """
     folder = plan.output / system / "eval"
     before, begin = _episodes(folder), time.perf_counter()
     run(_evaluation(plan, system, folder), plan.output / system / "eval.log", plan.output, threads=1)

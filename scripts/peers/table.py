@@ -1,4 +1,4 @@
-"""The table: one row per system from what its stages left behind."""
+"""The table of results: one row per system, from the results of its stages."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,14 @@ OURS = "tandem"
 
 
 def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """folder: holds `<system>/eval/results.json`.
-    mode: of Tandem.
-    stages: system -> what its stages measured."""
+    """The rows of the table: system -> column -> value.
+
+    folder: holds `<system>/eval/results.json`.
+    systems: names of the complete systems.
+    mode: mode of Tandem.
+    stages: system -> results of its stages.
+    UserError where two systems were evaluated on different first states.
+    """
     modes = {system: mode if system == OURS else system for system in systems}
     same_starts({system: read_results(folder / system / "eval", ("first_state",))["episodes"] for system in systems})
     outcomes = {system: load(folder / system / "eval", modes[system], "normal") for system in systems}
@@ -23,7 +28,7 @@ def metrics(folder: Path, systems: list[str], mode: str, stages: dict[str, dict[
 
 
 def success(outcomes: dict[str, Outcomes], system: str) -> dict[str, Any]:
-    """Over all episodes, with Wilson's 95% interval. And how far Tandem is ahead on the same episodes."""
+    """Success over all episodes with Wilson's 95% interval, and Tandem's lead on the same episodes."""
     mine = outcomes[system]
     found = Proportion(sum(mine.values()), len(mine)).as_dict()
     names = {"success": "success", "success_low": "low", "success_high": "high", "episodes": "n"}
@@ -31,8 +36,10 @@ def success(outcomes: dict[str, Outcomes], system: str) -> dict[str, Any]:
 
 
 def rates(stages: dict[str, Any]) -> dict[str, Any]:
-    """In the order of the table.
-    stages: the JSON of training, measuring and evaluating, in one."""
+    """The columns of speed and size, in the order of the table.
+
+    stages: merged results of training, measuring and evaluating.
+    """
     return {
         "ms_per_chunk": stages["ms_per_chunk"],
         "train_samples_per_s": stages["samples_per_s"],
@@ -47,7 +54,11 @@ def rates(stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_starts(episodes: dict[str, list[dict[str, Any]]]) -> None:
-    """The digests of the simulator's first states say whether the systems met the same episodes."""
+    """Checks that all systems were evaluated on the same episodes, by digests of the simulator's first states.
+
+    episodes: system -> its episodes of results.json. Failed ones are skipped.
+    UserError where two digests of a task and seed differ.
+    """
     seen: dict[tuple[str, int], tuple[str, str]] = {}
     for system, found in episodes.items():
         for e in found:

@@ -1,7 +1,7 @@
-"""Tandem's side: `tandem train` for the same minutes, measured the same way as the peers (train.py).
+"""Tandem's training: `tandem train` for the same minutes, measured in the same way as the peers (train.py).
 
-The preset's steps are scaled by one factor, so that both stages keep their shares. The short run also decodes the
-frames into Tandem's cache, as the peers' short runs convert them into theirs.
+The preset's steps are scaled by one factor, so that both stages keep their shares. A short run measures the rates. It
+also decodes the frames into Tandem's cache, as the peers' short runs convert the frames into theirs.
 """
 
 import json
@@ -12,11 +12,15 @@ from ...policy.train.recipe import Recipe, preset
 from .launch import Ran, our_python, run
 from .train import MARGIN, OVERTIME, Budget, Trained, mean
 
-WINDOWS = {"act": 3, "think": 2}  # lines of the log that the short run gives; the first is not counted
+WINDOWS = {"act": 3, "think": 2}  # log lines of each stage in the short run. The first line is not counted.
 
 
 def train_tandem(name: str, data: Path, folder: Path, budget: Budget) -> Trained:
-    """name: of the preset."""
+    """Trains Tandem within the budget, after a short run that measures the rates.
+
+    name: name of the preset.
+    folder: folder of Tandem's runs.
+    """
     recipe, home = preset(name), folder.parent
     short = {stage: count * recipe.log_every for stage, count in WINDOWS.items()}
     trial = run(_command(name, data, folder / "probe", short, budget), folder / "probe.log", home)
@@ -34,7 +38,12 @@ def train_tandem(name: str, data: Path, folder: Path, budget: Budget) -> Trained
 def scaled(
     recipe: Recipe, trial: Ran, short: dict[str, int], seconds: dict[str, float], budget: Budget
 ) -> dict[str, int]:
-    """Steps of each stage, such that the whole run takes the minutes."""
+    """Steps of each stage with which the whole run takes the budget's minutes.
+
+    trial: the short run.
+    short: steps of each stage in the short run.
+    seconds: seconds of a step in each stage.
+    """
     whole = {"act": recipe.act.steps, "think": recipe.think.steps}
     start_up = trial.seconds - sum(short[stage] * seconds[stage] for stage in short)
     factor = (MARGIN * 60 * budget.minutes - start_up) / sum(whole[stage] * seconds[stage] for stage in whole)
@@ -42,7 +51,7 @@ def scaled(
 
 
 def step_seconds(output: Path, recipe: Recipe) -> dict[str, float]:
-    """Seconds of a step in each stage, from the run's log. The first line of a stage holds its start-up."""
+    """Seconds of a step in each stage, from the run's log without each stage's first line, which holds its start-up."""
     batch = {"act": recipe.act.batch, "think": recipe.think.batch}
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     found: dict[str, list[float]] = {}

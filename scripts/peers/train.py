@@ -1,9 +1,11 @@
 """Trains one peer by `lerobot-train` for a number of minutes.
 
-The schedule of the learning rate must end with the run, so the number of steps is fixed beforehand: a short run without
-checkpoints measures seconds per step and the start-up, and the steps are those that fit. Should the machine get slower
-meanwhile, the run is stopped a tenth after its minutes and the last checkpoint counts, which is the middle of the run.
-The minutes include everything from the start of the process to its end. The short run is not among them, nor is that of
+The schedule of the learning rate must end with the run, so that the number of steps is fixed beforehand. A short run
+without checkpoints measures the seconds per step and the start-up. The training gets the steps that fit. Should the
+machine become slower, the run is stopped when it exceeds its minutes by a tenth. The last checkpoint then counts,
+which is from the middle of the run.
+
+The minutes include everything from the start of the process to its end. They exclude the short run, as they do for
 Tandem.
 """
 
@@ -16,38 +18,47 @@ from ..shared.errors import UserError
 from .launch import Ran, run
 from .systems import PEERS, train_command
 
-UNCOUNTED = 3  # first steps of the short run, in which memory is touched for the first time
-MARGIN = 0.95  # of the minutes, for checkpoints
-OVERTIME = 1.1  # of the minutes, after which the run is stopped
-LINES = 40  # of the log
+UNCOUNTED = 3  # first steps of the short run, left out because memory is touched for the first time
+MARGIN = 0.95  # share of the minutes for which steps are planned. The rest is for checkpoints.
+OVERTIME = 1.1  # multiple of the minutes at which the run is stopped
+LINES = 40  # approximate number of lines in a run's log
 RATE = re.compile(r"updt_s:([\d.]+) data_s:([\d.]+)")
 
 
 @dataclass(frozen=True)
 class Budget:
-    minutes: float
-    probe: int  # steps of the short run
-    batch: int = 0  # 0: the system's own
-    seed: int = 0
+    """Budget and seed of one training."""
+
+    minutes: float  # of training, without the short run
+    probe: int  # steps of a peer's short run
+    batch: int = 0  # batch size of a peer. 0: its own.
+    seed: int = 0  # of training
 
 
 @dataclass(frozen=True)
 class Trained:
-    checkpoint: str
-    minutes: float
-    steps: int
-    batch: int
-    samples_per_s: float  # of the optimiser's loop with its waits for data, without start-up and checkpoints
-    memory_gb: float
-    finished: bool
+    """Result of one training."""
+
+    checkpoint: str  # path
+    minutes: float  # from the start of the process to its end
+    steps: int  # steps of the checkpoint
+    batch: int  # batch size
+    samples_per_s: float  # rate of the optimiser's loop with its waits for data, without start-up and checkpoints
+    memory_gb: float  # largest memory of the process tree [GiB]
+    finished: bool  # False: the run was stopped for exceeding its minutes
 
     def as_dict(self) -> dict[str, object]:
-        """As a dictionary for JSON."""
+        """The fields as a dictionary for JSON."""
         return asdict(self)
 
 
 def train_peer(name: str, python: Path, data: Path, folder: Path, budget: Budget) -> Trained:
-    """folder: of this peer. The run lies in its `train`."""
+    """Trains a peer within the budget, after a short run that measures its rate.
+
+    name: name of the peer.
+    python: interpreter of the peers' environment.
+    folder: folder of this peer. The run is in its `train`, the short run in its `probe`.
+    """
     peer, home = PEERS[name], folder.parent
     batch = budget.batch or peer.batch
 
@@ -73,7 +84,7 @@ def train_peer(name: str, python: Path, data: Path, folder: Path, budget: Budget
 
 
 def step_seconds(log: str) -> list[float]:
-    """Seconds of a step, with its wait for data, from every line of LeRobot's log that has them."""
+    """Seconds of a step, with its wait for data, from each line of LeRobot's log with rates. UserError without any."""
     found = [sum(map(float, pair)) for pair in RATE.findall(log)]
     if not found:
         raise UserError("the log of lerobot-train names no rates (updt_s, data_s); is it another version?")
@@ -81,14 +92,18 @@ def step_seconds(log: str) -> list[float]:
 
 
 def affordable(trial: Ran, seconds: list[float], budget: Budget) -> int:
-    """Steps that fit into the minutes, beside a start-up like the trial's. Slow first steps belong to it."""
+    """Number of steps that fit into the minutes after a start-up like the short run's, at least 2.
+
+    trial: the short run. Its slow first steps count as start-up.
+    seconds: seconds of each of its steps.
+    """
     each = mean(seconds[UNCOUNTED:] or seconds)
     start_up = trial.seconds - each * len(seconds)
     return max(2, int((MARGIN * 60 * budget.minutes - start_up) / each))
 
 
 def last_checkpoint(output: Path) -> Path:
-    """The folder that the link `last` names: LeRobot sets it when a checkpoint is complete."""
+    """Folder `pretrained_model` of the last complete checkpoint, by LeRobot's link `last`. UserError without one."""
     link = output / "checkpoints" / "last"
     if not link.exists():
         raise UserError(f"{output} has no checkpoint; give more --minutes")
@@ -96,10 +111,12 @@ def last_checkpoint(output: Path) -> Path:
 
 
 def trained_steps(checkpoint: Path) -> int:
+    """Steps of training of a LeRobot checkpoint. checkpoint: its `pretrained_model` folder."""
     return int(
         json.loads((checkpoint.parent / "training_state" / "training_step.json").read_text(encoding="utf-8"))["step"]
     )
 
 
 def mean(values: list[float]) -> float:
+    """Arithmetic mean. ZeroDivisionError for an empty list."""
     return sum(values) / len(values)
