@@ -58,14 +58,14 @@ NETWORKS = "sac"  # file name of SAC's networks in a checkpoint's training state
 class DSRL:
     """Settings of DSRL: SAC on the noise of the frozen flow."""
 
-    # Looks that one choice of noise lasts. The default is about a whole attempt. Fewer looks give more choices an
-    # episode, each with less effect.
+    # Looks that one choice of noise lasts. At each look the policy begins a new chunk of actions. The default is about
+    # a whole attempt. Fewer looks give more choices an episode, each with less effect.
     hold: int = HOLD
     # Episodes on every layout. More repeats make outcomes depend on the noise alone, and show fewer layouts.
     repeats: int = 8
     # Updates of SAC per choice. More updates learn faster, overfit more, and leave less time for simulation.
     gradient_steps: int = 2
-    # Learning rate of the actor and the critics.
+    # Learning rate of the actor and the critics. A larger one learns faster and is less stable.
     learning_rate: float = 3e-4
     # Choices in the batch of one update.
     batch: int = 256

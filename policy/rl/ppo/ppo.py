@@ -52,12 +52,13 @@ from .time_limit import Patience, patience
 class FlowPolicyGradient:
     """Settings of the policy gradient through the flow, shared by PPO and GRPO."""
 
-    baseline: Value | Group = Value()  # baseline of the advantages: a value function or a group of episodes
+    baseline: Value | Group = Value()  # Baseline of the advantages: a value function or a group of episodes.
     # Episodes in a round. More episodes give better gradients and fewer rounds.
     episodes: int = 96
-    # Passes over the looks of a round, at most. `kl` may stop them earlier.
+    # Passes over the looks of a round, at most. They stop earlier at the divergence `kl`.
     epochs: int = 4
-    # Looks in the batch of one update, approximately: a round is split into equal batches.
+    # Looks in the batch of one update, approximately: a round is split into equal batches. At each look the policy
+    # begins a new chunk of actions.
     batch: int = 512
     # Learning rate of the policy where at least half of the episodes fail. It falls as fewer fail.
     learning_rate: float = 6e-4
@@ -75,14 +76,14 @@ class FlowPolicyGradient:
 class PPO(FlowPolicyGradient):
     """Settings of PPO (arXiv 1707.06347): advantages by a value function of the dense reward and of success."""
 
-    baseline: Value = Value()  # settings of the value function
+    baseline: Value = Value()  # Settings of the value function.
 
 
 @dataclass(frozen=True)
 class GRPO(FlowPolicyGradient):
     """Settings of GRPO (arXiv 2402.03300): advantages by success alone, against episodes of the same layout."""
 
-    baseline: Group = Group()  # settings of the groups of episodes
+    baseline: Group = Group()  # Settings of the groups of episodes.
 
 
 # file names in a checkpoint's training state

@@ -64,7 +64,7 @@ class Recap:
     episodes: int = 360
     # Least number of episodes in a round, multiplied by the number of tasks. It counts where there are many tasks.
     each: int = 20
-    # Share of the episodes in which the expert takes over.
+    # Share of the episodes in which the expert takes over. The other episodes train the value function.
     helped: float = 0.5
     # Earliest and latest takeover, as shares of the task's horizon.
     takeover: tuple[float, float] = (0.1, 0.6)
