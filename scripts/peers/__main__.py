@@ -30,14 +30,8 @@ from .systems import LANGUAGE_MODEL
 from .table import OURS, metrics
 from .train import Budget
 
-PACKAGES = (
-    "lerobot",
-    "torch",
-    "torchvision",
-    "transformers",
-    "diffusers",
-    "mujoco",
-)  # the peers' packages whose versions the manifest names
+# the peers' packages whose versions the manifest names
+PACKAGES = ("lerobot", "torch", "torchvision", "transformers", "diffusers", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,8 @@ def _versions() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # raises SystemExit, on which launch.py ends its child processes
+    # raises SystemExit, on which launch.py ends its child processes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main(tyro.cli(Args, description=__doc__)))
     except (OSError, ValueError) as error:

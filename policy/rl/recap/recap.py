@@ -182,9 +182,8 @@ def _practise(jobs: list[Job], enough: float, learning: Learning, experience: Ex
             names = ("task", "seed", "draw", "takeover", "instruction")
             about = {name: np.array(getattr(result, name)) for name in names}
             experience.add(result.steps, result.success, result.arrays | about)
-            alone = (
-                result.success if result.takeover == 1 else None
-            )  # episodes with a planned takeover are left out of the success rate
+            # episodes with a planned takeover are left out of the success rate
+            alone = result.success if result.takeover == 1 else None
             learning.episode(alone, result.steps, experience.steps)
             if learning.ended() or learning.seconds > enough:
                 break

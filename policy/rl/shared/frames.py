@@ -94,9 +94,8 @@ def of_trajectory(bundle: Bundle, trajectory: Trajectory, tasks: tuple[str, ...]
     look, T, L = arrays["look"].astype(np.int64), trajectory.steps, len(arrays["look"])
     ahead = look[:, None] + np.arange(H)
     inside = np.minimum(ahead, T - 1)
-    mask = (ahead < T) & (
-        arrays["expert"][inside] == arrays["expert"][look][:, None]
-    )  # a chunk ends where policy and expert change
+    # a chunk ends where policy and expert change
+    mask = (ahead < T) & (arrays["expert"][inside] == arrays["expert"][look][:, None])
     goal = torch.from_numpy(arrays["goal"])
     none = goal.shape[1] == 0
     K, D = bundle.sizes.goal_tokens, bundle.sizes.width

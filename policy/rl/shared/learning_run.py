@@ -55,9 +55,8 @@ class Practice:
     since: float = field(default_factory=time.perf_counter)
     noted: float = -NOTED  # second of the last note
     left_out: dict[str, int] = field(default_factory=dict)  # reason why episodes failed to run -> how often
-    recent: deque[tuple[bool, int]] = field(
-        default_factory=lambda: deque(maxlen=WINDOW)
-    )  # success and control steps of the newest episodes
+    # success and control steps of the newest episodes
+    recent: deque[tuple[bool, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @property
     def folder(self) -> Path:
@@ -146,9 +145,8 @@ class Learning(Practice):
         self.spent = clock(self.folder)
         if (saved := self._saved()) is not None:
             self.spent = max(self.spent, float(saved["seconds"]))
-            experience.steps = max(
-                experience.steps, int(saved["env_steps"])
-            )  # the newest file of the experience may be lost
+            # the newest file of the experience may be lost
+            experience.steps = max(experience.steps, int(saved["env_steps"]))
         self.steps, self.episodes = experience.steps, len(experience)
 
     def _same(self) -> None:
