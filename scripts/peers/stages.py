@@ -34,7 +34,7 @@ class Plan:
     tasks: tuple[str, ...]  # short names of the evaluated tasks
     preset: str  # training preset of Tandem
     mode: str  # mode of Tandem: hierarchical or flat
-    budget: Budget  # of each training
+    budget: Budget  # budget of each training
     episodes: int  # evaluated episodes of each task
     first_seed: int  # seed of the first evaluated layout
     workers: int  # processes of the evaluation

@@ -16,7 +16,7 @@ class Peer:
 
     name: str  # LeRobot's `policy.type`
     batch: int  # batch size
-    flags: tuple[str, ...]  # of `lerobot-train`, where they differ from its defaults
+    flags: tuple[str, ...]  # flags of `lerobot-train`, where they differ from its defaults
     warmup_flag: str = ""  # flag of the warm-up's steps, where LeRobot does not scale them to the length of the run
 
 

@@ -29,10 +29,10 @@ RATE = re.compile(r"updt_s:([\d.]+) data_s:([\d.]+)")
 class Budget:
     """Budget and seed of one training."""
 
-    minutes: float  # of training, without the short run
+    minutes: float  # minutes of training, without the short run
     probe: int  # steps of a peer's short run
     batch: int = 0  # batch size of a peer. 0: its own.
-    seed: int = 0  # of training
+    seed: int = 0  # seed of training
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class NoiseEnv(gymnasium.Env):
                 return self._begin(), {}
             except (PolicyError, *EVERYONES):
                 raise
-            except Exception as error:  # of somebody's environment: it may raise anything
+            except Exception as error:  # code of environments may raise anything
                 self._raised(error)
                 if self.breaks >= BREAKS:
                     raise PolicyError(self._hopeless()) from error
@@ -149,7 +149,7 @@ class NoiseEnv(gymnasium.Env):
             return self._failed(str(error))
         except EVERYONES:
             raise
-        except Exception as error:  # of somebody's environment: it may raise anything
+        except Exception as error:  # code of environments may raise anything
             success, truncated = False, True
             self._raised(error)
         info: dict[str, Any] = {"is_success": success, "left_out": self.left_out}

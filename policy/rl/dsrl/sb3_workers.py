@@ -118,7 +118,7 @@ def _serve(pipe: Connection, parents: Connection, make: Callable[[], Any]) -> No
         _worker(pipe, parents, CloudpickleWrapper(partial(_self, make())))
     except (PolicyError, *EVERYONES) as error:
         _answer(pipe, error)
-    except Exception as error:  # of somebody's environment: it may raise anything
+    except Exception as error:  # code of environments may raise anything
         _answer(pipe, PolicyError(f"an environment failed: {described(error)}"))
 
 

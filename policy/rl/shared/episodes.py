@@ -47,7 +47,7 @@ class Job:
 
     spec: AgentSpec  # the policy and its runtime
     task: str
-    seed: int  # of the layout
+    seed: int  # seed of the layout
     takeover: float = 1.0  # share of the horizon after which the expert acts. 1: never.
     draw: int = 0  # number of the attempt at this layout. Another draw has other noise.
     advised: bool = False  # keep the expert's next actions from every look at which the policy acts

@@ -38,7 +38,7 @@ class Limits:
     """Limits of a run: environment steps, minutes, the interval of checkpoints, and the deadline of a step."""
 
     steps: int  # environment steps, over all workers
-    minutes: float  # of training, over all legs of the run
+    minutes: float  # minutes of training, over all legs of the run
     save_minutes: float = 5.0  # minutes between two checkpoints
     step: float | None = None  # seconds that a step may take. None: derived from the environment's rate.
 
